@@ -1,0 +1,114 @@
+//! The daemon's one error type, and the one place where an error becomes a gRPC status.
+
+use std::fmt;
+
+/// What sort of failure it is: a subset of gRPC's codes (grpc.io, "Status codes").
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// No such pod, container, image, layer.
+    NotFound,
+    /// The name or key is taken by something else.
+    AlreadyExists,
+    /// The request makes no sense.
+    InvalidArgument,
+    /// Not in this state: a running container, an image in use.
+    FailedPrecondition,
+    /// A deadline passed.
+    DeadlineExceeded,
+    /// The caller may not: a registry refused the credentials.
+    PermissionDenied,
+    /// Not built, or not to be had on this node.
+    Unimplemented,
+    /// Something that it depends on does not answer; a retry may help.
+    Unavailable,
+    /// A limit was reached: no address left, an image over its limits.
+    ResourceExhausted,
+    /// The caller went away.
+    Cancelled,
+    /// Data on disk or from a registry is damaged.
+    DataLoss,
+    /// Anything else.
+    Internal,
+}
+
+/// What failed, on what, and what to do next.
+#[derive(Clone, Debug)]
+pub struct Error {
+    kind: Kind,
+    message: String,
+}
+
+/// The result of the daemon's operations.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+impl Error {
+    /// An error of this kind. The message says what failed, on what, and what to do next.
+    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+        Self { kind, message: message.into() }
+    }
+
+    /// [`Kind::NotFound`]
+    pub fn not_found(message: impl Into<String>) -> Self {
+        Self::new(Kind::NotFound, message)
+    }
+
+    /// [`Kind::InvalidArgument`]
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Kind::InvalidArgument, message)
+    }
+
+    /// [`Kind::FailedPrecondition`]
+    pub fn precondition(message: impl Into<String>) -> Self {
+        Self::new(Kind::FailedPrecondition, message)
+    }
+
+    /// [`Kind::Unimplemented`]
+    pub fn unimplemented(message: impl Into<String>) -> Self {
+        Self::new(Kind::Unimplemented, message)
+    }
+
+    /// [`Kind::Internal`]
+    pub fn internal(message: impl Into<String>) -> Self {
+        Self::new(Kind::Internal, message)
+    }
+
+    /// What sort of failure it is.
+    pub fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Says what was being done, in front of what failed.
+    #[must_use]
+    pub fn context(self, what: impl fmt::Display) -> Self {
+        Self { kind: self.kind, message: format!("{what}: {}", self.message) }
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl From<Error> for tonic::Status {
+    fn from(error: Error) -> Self {
+        use tonic::Code;
+        let code = match error.kind {
+            Kind::NotFound => Code::NotFound,
+            Kind::AlreadyExists => Code::AlreadyExists,
+            Kind::InvalidArgument => Code::InvalidArgument,
+            Kind::FailedPrecondition => Code::FailedPrecondition,
+            Kind::DeadlineExceeded => Code::DeadlineExceeded,
+            Kind::PermissionDenied => Code::PermissionDenied,
+            Kind::Unimplemented => Code::Unimplemented,
+            Kind::Unavailable => Code::Unavailable,
+            Kind::ResourceExhausted => Code::ResourceExhausted,
+            Kind::Cancelled => Code::Cancelled,
+            Kind::DataLoss => Code::DataLoss,
+            Kind::Internal => Code::Internal,
+        };
+        tonic::Status::new(code, error.message)
+    }
+}

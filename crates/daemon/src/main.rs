@@ -1,0 +1,3 @@
+//! `stratad`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! OCI types and parsers without I/O

@@ -1,0 +1,1 @@
+//! One container from a prepared plan

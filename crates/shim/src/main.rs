@@ -1,0 +1,3 @@
+//! `strata-shim`.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! The layer store: everything Strata keeps on disk

@@ -1,0 +1,39 @@
+//! What `stratad`, `strata-shim` and `strata` say to each other over the per-pod unix socket.
+//!
+//! ```text
+//!  client (stratad, strata)                     strata-shim
+//!      │ ── Envelope{id, Request, fds} ───────────▶ │
+//!      │ ◀─ Envelope{id, Reply, fds} ────────────── │   exactly one per request, in any order
+//!      │ ◀─ Envelope{0, Event} ──────────────────── │   only after Subscribe, or for an exec of this connection
+//!      │                                            │
+//!      │ ── Attach ───────────────────────────────▶ │
+//!      │ ◀─ Attached ────────────────────────────── │   from here on this connection carries attach frames only
+//!      │ ◀═ AttachFrame ══════════════════════════▶ │
+//! ```
+//!
+//! A frame is a little-endian `u32` length and that many bytes of JSON (an [`Envelope`]); file descriptors travel
+//! as `SCM_RIGHTS` with the frame that names them (`Envelope::fds`). Fields are only ever added, with a serde default,
+//! so that a daemon can talk to the shim of an older release; [`VERSION`] goes up when a meaning changes.
+//!
+//! * [`plan`]: what the daemon has prepared for the shim: no OCI spec, no name that must be looked up.
+//! * [`message`]: requests, replies, events.
+//! * [`attach`]: the frames of an attached connection.
+//! * [`frame`]: encoding, with descriptors, for blocking and event-driven callers.
+//! * [`state`]: what the shim leaves in `/run/strata` for a daemon that was not there.
+
+pub mod attach;
+pub mod frame;
+pub mod message;
+pub mod plan;
+pub mod state;
+
+/// The protocol's version. A shim refuses a `Hello` with a newer one.
+pub const VERSION: u32 = 1;
+
+/// The longest frame that either side accepts, in bytes.
+///
+/// `execve` itself caps arguments and environment at 6 MiB (`ARG_MAX`, execve(2)), so a larger plan could not run.
+pub const MAX_FRAME: usize = 16 << 20;
+
+pub use message::{Envelope, Event, Reply, Request};
+pub use plan::{ContainerPlan, ExecPlan, PodPlan};
