@@ -1,1 +1,28 @@
-//! Safe wrappers of the kernel interfaces that Strata needs
+//! Safe wrappers of the kernel interfaces that Strata needs. The only crate with `unsafe`.
+//!
+//! * [`clone`]: new processes of a single-threaded one, by clone3(2).
+//! * [`process`]: reaping, attributes of the calling process, execve(2), descriptors.
+//! * [`mount`]: the new mount API, and overlayfs on top of it.
+//! * [`path`]: resolution of untrusted paths beneath a directory.
+//! * [`durable`]: writes that survive a power cut.
+//! * [`ns`]: namespaces and their pins.
+//! * [`seccomp`], [`caps`], [`keyring`]: what a process may do.
+//! * [`memfd`], [`tty`], [`signal`]: sealed files, pseudo-terminals, signals by name.
+//!
+//! Every error names the call, its arguments and the error number, as strace would print them.
+
+pub mod caps;
+pub mod clone;
+pub mod durable;
+mod error;
+pub mod keyring;
+pub mod memfd;
+pub mod mount;
+pub mod ns;
+pub mod path;
+pub mod process;
+pub mod seccomp;
+pub mod signal;
+pub mod tty;
+
+pub use error::{CallExt, Error, Result};

@@ -1,0 +1,153 @@
+//! Capabilities as bit masks: bit n is capability n (capabilities(7)).
+
+use crate::error::{CallExt, Result};
+use rustix::thread::{CapabilitySet, CapabilitySets};
+
+/// Names in the order of their numbers, without `CAP_`.
+const NAMES: [&str; 41] = [
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
+];
+
+/// The bit of a capability by its name, in any case, with or without `CAP_`.
+pub fn by_name(name: &str) -> Option<u64> {
+    let upper = name.to_ascii_uppercase();
+    let bare = upper.strip_prefix("CAP_").unwrap_or(&upper);
+    NAMES.iter().position(|n| *n == bare).map(|n| 1 << n)
+}
+
+/// The names in a set, with `CAP_`.
+pub fn names(set: u64) -> Vec<String> {
+    NAMES
+        .iter()
+        .enumerate()
+        .filter(|(n, _)| set & (1 << n) != 0)
+        .map(|(_, name)| format!("CAP_{name}"))
+        .collect()
+}
+
+/// Every capability that this crate knows by name.
+pub const fn all() -> u64 {
+    (1 << NAMES.len()) - 1
+}
+
+fn each(set: u64) -> impl Iterator<Item = CapabilitySet> {
+    (0..64).filter(move |n| set & (1 << n) != 0).map(|n| CapabilitySet::from_bits_retain(1 << n))
+}
+
+/// The calling thread's bounding set, as far as this crate knows capabilities by name.
+pub fn bounding() -> Result<u64> {
+    let mut set = 0;
+    for cap in each(all()) {
+        match rustix::thread::capability_is_in_bounding_set(cap) {
+            Ok(true) => set |= cap.bits(),
+            // A kernel without this capability.
+            Ok(false) | Err(rustix::io::Errno::INVAL) => {}
+            Err(e) => return Err(e).call(|| format!("prctl(PR_CAPBSET_READ, {cap:?})")),
+        }
+    }
+    Ok(set)
+}
+
+/// The calling thread's permitted set.
+pub fn permitted() -> Result<u64> {
+    rustix::thread::capabilities(None).call(|| "capget".into()).map(|sets| sets.permitted.bits())
+}
+
+/// Takes everything but `keep` out of the bounding set; needs CAP_SETPCAP.
+pub fn limit_bounding(keep: u64) -> Result<()> {
+    // All 64 bits, lest a capability newer than this crate's table stay.
+    for cap in each(!keep) {
+        match rustix::thread::remove_capability_from_bounding_set(cap) {
+            Ok(()) | Err(rustix::io::Errno::INVAL) => {}
+            Err(e) => return Err(e).call(|| format!("prctl(PR_CAPBSET_DROP, {cap:?})")),
+        }
+    }
+    Ok(())
+}
+
+/// Sets the calling thread's effective, permitted and inheritable sets (capset(2)).
+pub fn set(effective: u64, permitted: u64, inheritable: u64) -> Result<()> {
+    let sets = CapabilitySets {
+        effective: CapabilitySet::from_bits_retain(effective),
+        permitted: CapabilitySet::from_bits_retain(permitted),
+        inheritable: CapabilitySet::from_bits_retain(inheritable),
+    };
+    rustix::thread::set_capabilities(None, sets)
+        .call(|| format!("capset({effective:#x}, {permitted:#x}, {inheritable:#x})"))
+}
+
+/// Sets the ambient set; each must be permitted and inheritable.
+pub fn set_ambient(set: u64) -> Result<()> {
+    rustix::thread::clear_ambient_capability_set().call(|| "prctl(PR_CAP_AMBIENT_CLEAR_ALL)".into())?;
+    for cap in each(set) {
+        rustix::thread::configure_capability_in_ambient_set(cap, true)
+            .call(|| format!("prctl(PR_CAP_AMBIENT_RAISE, {cap:?})"))?;
+    }
+    Ok(())
+}
+
+/// Whether capabilities are kept when the user becomes another one (PR_SET_KEEPCAPS); execve(2) resets it.
+pub fn keep_over_setuid(keep: bool) -> Result<()> {
+    rustix::thread::set_keep_capabilities(keep).call(|| format!("prctl(PR_SET_KEEPCAPS, {keep})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_bits_agree() {
+        assert_eq!(by_name("cap_sys_admin"), Some(1 << 21));
+        assert_eq!(by_name("CHECKPOINT_RESTORE"), Some(1 << 40));
+        assert_eq!(by_name("CAP_NONE"), None);
+        assert_eq!(names(1 | 1 << 12), ["CAP_CHOWN", "CAP_NET_ADMIN"]);
+        assert_eq!(all(), 0x1ff_ffff_ffff);
+    }
+
+    #[test]
+    fn the_bounding_set_is_that_of_proc() {
+        let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+        let line = status.lines().find_map(|l| l.strip_prefix("CapBnd:")).unwrap();
+        assert_eq!(bounding().unwrap(), u64::from_str_radix(line.trim(), 16).unwrap());
+    }
+}

@@ -1,0 +1,171 @@
+//! Namespaces, and the bind mounts that keep them without a process (namespaces(7)).
+
+use crate::error::{CallExt, Error, Result};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+
+/// A kind of namespace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NsKind {
+    /// Network.
+    Net,
+    /// System V IPC and POSIX message queues.
+    Ipc,
+    /// Host and domain name.
+    Uts,
+    /// Process IDs.
+    Pid,
+    /// Mounts.
+    Mount,
+    /// The view of cgroups.
+    Cgroup,
+    /// Users and capabilities.
+    User,
+}
+
+impl NsKind {
+    /// The file's name in /proc/PID/ns.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Ipc => "ipc",
+            Self::Uts => "uts",
+            Self::Pid => "pid",
+            Self::Mount => "mnt",
+            Self::Cgroup => "cgroup",
+            Self::User => "user",
+        }
+    }
+
+    fn link_type(self) -> LinkNameSpaceType {
+        match self {
+            Self::Net => LinkNameSpaceType::Network,
+            Self::Ipc => LinkNameSpaceType::InterProcessCommunication,
+            Self::Uts => LinkNameSpaceType::HostNameAndNISDomainName,
+            Self::Pid => LinkNameSpaceType::ProcessID,
+            Self::Mount => LinkNameSpaceType::Mount,
+            Self::Cgroup => LinkNameSpaceType::ControlGroup,
+            Self::User => LinkNameSpaceType::User,
+        }
+    }
+
+    fn unshare_flag(self) -> UnshareFlags {
+        match self {
+            Self::Net => UnshareFlags::NEWNET,
+            Self::Ipc => UnshareFlags::NEWIPC,
+            Self::Uts => UnshareFlags::NEWUTS,
+            Self::Pid => UnshareFlags::NEWPID,
+            Self::Mount => UnshareFlags::NEWNS,
+            Self::Cgroup => UnshareFlags::NEWCGROUP,
+            Self::User => UnshareFlags::NEWUSER,
+        }
+    }
+}
+
+/// Opens a namespace by a path: a pin, or a file of /proc/PID/ns.
+pub fn open(path: &Path) -> Result<OwnedFd> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).call(|| format!("open({path:?})"))
+}
+
+/// Opens a namespace of the calling thread.
+pub fn open_self(kind: NsKind) -> Result<OwnedFd> {
+    open(Path::new(&format!("/proc/thread-self/ns/{}", kind.name())))
+}
+
+/// Opens a namespace of a process.
+///
+/// The ID may have gone to another process: callers hold a pidfd and check afterwards that it has not ended.
+pub fn open_of(pid: i32, kind: NsKind) -> Result<OwnedFd> {
+    open(Path::new(&format!("/proc/{pid}/ns/{}", kind.name())))
+}
+
+/// Opens the PID namespace that the calling thread's next child will be in.
+pub fn open_pid_for_children() -> Result<OwnedFd> {
+    open(Path::new("/proc/thread-self/ns/pid_for_children"))
+}
+
+/// Moves the calling thread into a namespace; for a PID namespace, its children (setns(2)).
+pub fn setns(fd: impl AsFd, kind: NsKind) -> Result<()> {
+    rustix::thread::move_into_link_name_space(fd.as_fd(), Some(kind.link_type()))
+        .call(|| format!("setns({})", kind.name()))
+}
+
+/// Gives the calling thread namespaces of its own.
+///
+/// # Errors
+/// `EINVAL` for [`NsKind::Mount`] and [`NsKind::User`] in a process with threads, which share those (unshare(2)).
+pub fn unshare(kinds: &[NsKind]) -> Result<()> {
+    let flags = kinds.iter().fold(UnshareFlags::empty(), |flags, kind| flags | kind.unshare_flag());
+    let call = || format!("unshare({kinds:?})");
+    if flags.intersects(UnshareFlags::NEWNS | UnshareFlags::NEWUSER) && !crate::process::is_single_threaded()
+    {
+        return Err(Error::new(call(), Errno::INVAL));
+    }
+    // SAFETY: none of these flags unshares what threads of one process must share (CLONE_FILES, CLONE_VM): file
+    // descriptors stay valid everywhere. CLONE_NEWNS implies CLONE_FS, which only matters with threads: excluded.
+    unsafe { rustix::thread::unshare_unsafe(flags) }.call(call)
+}
+
+/// Keeps a namespace of the calling thread by a bind mount at `path`, whose directory must exist.
+pub fn pin(kind: NsKind, path: &Path) -> Result<()> {
+    let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let file = rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o444))
+        .call(|| format!("open({path:?}, O_CREAT)"))?;
+    drop(file);
+    let source = format!("/proc/thread-self/ns/{}", kind.name());
+    let pinned = rustix::mount::mount_bind(source.as_str(), path)
+        .call(|| format!("mount({source:?}, {path:?}, MS_BIND)"));
+    if pinned.is_err() {
+        let _ = std::fs::remove_file(path);
+    }
+    pinned
+}
+
+/// Lets a pinned namespace go; a pin that is not there is success.
+pub fn unpin(path: &Path) -> Result<()> {
+    match crate::mount::unmount(path) {
+        // EINVAL: a plain file, left by a failed pin or by an earlier boot.
+        Err(e) if !matches!(e.errno, Errno::NOENT | Errno::INVAL) => return Err(e),
+        _ => {}
+    }
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(e).call(|| format!("unlink({path:?})")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_pinned_namespace_outlives_its_thread() {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: needs root");
+            return;
+        }
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("net");
+        let at = path.clone();
+        let inode = std::thread::spawn(move || {
+            unshare(&[NsKind::Net, NsKind::Uts]).unwrap();
+            pin(NsKind::Net, &at).unwrap();
+            rustix::fs::fstat(open_self(NsKind::Net).unwrap()).unwrap().st_ino
+        })
+        .join()
+        .unwrap();
+        assert_eq!(rustix::fs::fstat(open(&path).unwrap()).unwrap().st_ino, inode);
+        assert_ne!(rustix::fs::fstat(open_self(NsKind::Net).unwrap()).unwrap().st_ino, inode);
+        unpin(&path).unwrap();
+        unpin(&path).unwrap();
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn mounts_are_not_unshared_under_other_threads() {
+        assert_eq!(unshare(&[NsKind::Mount]).unwrap_err().errno, Errno::INVAL);
+    }
+}
