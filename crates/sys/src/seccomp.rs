@@ -16,7 +16,7 @@ const INSTRUCTION: usize = size_of::<libc::sock_filter>();
 pub fn load(filter: &[u8], flags: u32) -> Result<()> {
     let call = || format!("seccomp(SECCOMP_SET_MODE_FILTER, flags={flags:#x}, {} bytes)", filter.len());
     let count = filter.len() / INSTRUCTION;
-    if filter.len() % INSTRUCTION != 0 || count == 0 || count > MAX_INSTRUCTIONS {
+    if !filter.len().is_multiple_of(INSTRUCTION) || count == 0 || count > MAX_INSTRUCTIONS {
         return Err(Error::new(call(), Errno::INVAL));
     }
     let instructions: Vec<libc::sock_filter> = filter
