@@ -1,3 +1,6 @@
 //! `stratad`.
 
+mod error;
+mod net;
+
 fn main() {}
