@@ -10,8 +10,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     std::fs::write(out.join("descriptors.bin"), descriptors.encode_to_vec())?;
     tonic_prost_build::configure()
         // Pod and container records keep the CRI configuration they were made from, as JSON.
-        .message_attribute("runtime.v1", "#[derive(serde::Serialize, serde::Deserialize)]")
-        .message_attribute("runtime.v1", "#[serde(default)]")
+        .message_attribute(".runtime.v1", "#[derive(serde::Serialize, serde::Deserialize)]")
+        .message_attribute(".runtime.v1", "#[serde(default)]")
         .compile_fds(descriptors)?;
     Ok(())
 }

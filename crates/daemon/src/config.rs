@@ -1,0 +1,403 @@
+//! The configuration file, `/etc/strata/config.toml`. Flags win over it, it wins over the defaults.
+
+use serde::Deserialize;
+use std::path::{Path, PathBuf};
+
+/// Where the file is looked for if no flag names one; its absence is fine there.
+pub(crate) const DEFAULT_PATH: &str = "/etc/strata/config.toml";
+
+/// Everything that can be configured.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Config {
+    /// What must outlive a reboot.
+    pub(crate) root: PathBuf,
+    /// What need not: sockets, pins, exit records.
+    pub(crate) state: PathBuf,
+    /// The gRPC socket.
+    pub(crate) socket: PathBuf,
+    /// How logs are written.
+    pub(crate) log: Log,
+    /// Registries.
+    pub(crate) registry: Registry,
+    /// Pod networks.
+    pub(crate) network: Network,
+    /// Control groups.
+    pub(crate) cgroup: Cgroup,
+    /// Shims and containers.
+    pub(crate) runtime: Runtime,
+    /// The image store.
+    pub(crate) store: StoreOptions,
+    /// Bounds.
+    pub(crate) limits: Limits,
+}
+
+/// How logs are written.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Log {
+    /// `text` or `json`.
+    pub(crate) format: LogFormat,
+    /// As `RUST_LOG` understands it: `info`, `strata=debug,warn`.
+    pub(crate) level: String,
+}
+
+/// A log's format.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Registries.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Registry {
+    /// A directory with one `<host>/hosts.toml` per registry.
+    pub(crate) config_path: PathBuf,
+}
+
+/// Pod networks.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Network {
+    /// What Kubernetes' pods get: `cni` or `builtin`.
+    pub(crate) cri: CriNetwork,
+    /// The built-in network's addresses.
+    pub(crate) subnet: String,
+    /// The built-in network's bridge.
+    pub(crate) bridge: String,
+    /// Where network namespaces are pinned.
+    pub(crate) netns_dir: PathBuf,
+    /// Where CNI network lists are.
+    pub(crate) cni_conf_dir: PathBuf,
+    /// Where CNI plugins are.
+    pub(crate) cni_bin_dirs: Vec<PathBuf>,
+}
+
+/// Which network Kubernetes' pods get.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CriNetwork {
+    /// The cluster's CNI plugins.
+    #[default]
+    Cni,
+    /// Strata's own bridge: single nodes, demonstrations, tests.
+    Builtin,
+}
+
+/// Control groups.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Cgroup {
+    /// Below which everything of Strata's own lies, relative to each hierarchy's root.
+    pub(crate) root: String,
+    /// Who manages cgroups: only `cgroupfs` is built.
+    pub(crate) driver: CgroupDriver,
+}
+
+/// Who manages cgroups.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum CgroupDriver {
+    /// stratad, by the files.
+    #[default]
+    Cgroupfs,
+}
+
+/// Shims and containers.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Runtime {
+    /// The shim's binary; empty: `strata-shim` beside stratad.
+    pub(crate) shim: PathBuf,
+    /// oom_score_adj of the shims.
+    pub(crate) shim_oom_score_adj: i32,
+    /// Where `Localhost` seccomp profiles are that are named by a relative path (the kubelet's).
+    pub(crate) seccomp_dir: PathBuf,
+    /// A file that changes with every boot; for tests.
+    pub(crate) boot_id: PathBuf,
+}
+
+/// The image store.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct StoreOptions {
+    /// Keep no compressed layers once they are unpacked; push and repair fetch them again.
+    pub(crate) discard_blobs: bool,
+}
+
+/// Bounds.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct Limits {
+    /// The most output of one ExecSync, in bytes per stream.
+    pub(crate) exec_sync_output: usize,
+    /// The longest payload of one log line, in bytes, before it is split.
+    pub(crate) log_line: u32,
+    /// How long setting up one container may take, in seconds.
+    pub(crate) create_timeout: u64,
+    /// How long one shim may take to answer at recovery, in seconds.
+    pub(crate) recovery_timeout: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            root: "/var/lib/strata".into(),
+            state: "/run/strata".into(),
+            socket: "/run/strata/strata.sock".into(),
+            log: Log::default(),
+            registry: Registry::default(),
+            network: Network::default(),
+            cgroup: Cgroup::default(),
+            runtime: Runtime::default(),
+            store: StoreOptions::default(),
+            limits: Limits::default(),
+        }
+    }
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Text, level: "info".into() }
+    }
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { config_path: "/etc/strata/certs.d".into() }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Self {
+            cri: CriNetwork::Cni,
+            subnet: "10.88.0.0/16".into(),
+            bridge: "strata0".into(),
+            netns_dir: "/run/netns".into(),
+            cni_conf_dir: "/etc/cni/net.d".into(),
+            cni_bin_dirs: vec!["/opt/cni/bin".into()],
+        }
+    }
+}
+
+impl Default for Cgroup {
+    fn default() -> Self {
+        Self { root: "/strata".into(), driver: CgroupDriver::Cgroupfs }
+    }
+}
+
+impl Default for Runtime {
+    fn default() -> Self {
+        Self {
+            shim: PathBuf::new(),
+            shim_oom_score_adj: -998,
+            seccomp_dir: "/var/lib/kubelet/seccomp".into(),
+            boot_id: "/proc/sys/kernel/random/boot_id".into(),
+        }
+    }
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { exec_sync_output: 16 << 20, log_line: 16 << 10, create_timeout: 120, recovery_timeout: 10 }
+    }
+}
+
+/// Why a configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: cannot be read: {source}; name another file with --config, or leave the flag out")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It is not TOML, or a key is unknown or of the wrong type; the text names key and line.
+    #[error("{path}: {source}")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Why, and on which line.
+        source: Box<toml::de::Error>,
+    },
+    /// A value makes no sense.
+    #[error("{key} = {value:?}: {why}")]
+    Value {
+        /// The key, with its table.
+        key: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        why: &'static str,
+    },
+}
+
+impl Config {
+    /// Reads the file that a flag names, or the default one if it is there.
+    pub(crate) fn load(path: Option<&Path>) -> Result<Self, ConfigError> {
+        let (path, required) = match path {
+            Some(p) => (p, true),
+            None => (Path::new(DEFAULT_PATH), false),
+        };
+        match std::fs::read_to_string(path) {
+            Ok(text) => Self::parse(path, &text),
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound && !required => Ok(Self::default()),
+            Err(source) => Err(ConfigError::Read { path: path.into(), source }),
+        }
+    }
+
+    fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        toml::from_str(text).map_err(|e| ConfigError::Parse { path: path.into(), source: Box::new(e) })
+    }
+
+    /// Refuses values that would only fail later, somewhere else.
+    pub(crate) fn check(&self) -> Result<(), ConfigError> {
+        let absolute: [(&'static str, &Path); 7] = [
+            ("root", &self.root),
+            ("state", &self.state),
+            ("socket", &self.socket),
+            ("network.netns_dir", &self.network.netns_dir),
+            ("network.cni_conf_dir", &self.network.cni_conf_dir),
+            ("registry.config_path", &self.registry.config_path),
+            ("runtime.boot_id", &self.runtime.boot_id),
+        ];
+        for (key, path) in absolute {
+            if !path.is_absolute() {
+                return Err(bad(key, path.display(), "must be an absolute path"));
+            }
+        }
+        if !self.runtime.shim.as_os_str().is_empty() && !self.runtime.shim.is_absolute() {
+            return Err(bad(
+                "runtime.shim",
+                self.runtime.shim.display(),
+                "must be an absolute path or empty",
+            ));
+        }
+        if !plain_cgroup(&self.cgroup.root) {
+            let why = "must be an absolute path such as \"/strata\", without dots, and not the root itself";
+            return Err(bad("cgroup.root", &self.cgroup.root, why));
+        }
+        let bridge = &self.network.bridge;
+        if bridge.is_empty() || bridge.len() > 15 || bridge.contains(|c: char| c == '/' || c.is_whitespace())
+        {
+            return Err(bad("network.bridge", bridge, "must be an interface name of at most 15 bytes"));
+        }
+        if !is_ipv4_subnet(&self.network.subnet) {
+            return Err(bad(
+                "network.subnet",
+                &self.network.subnet,
+                "must be an IPv4 subnet such as 10.88.0.0/16, of at most 30 bits",
+            ));
+        }
+        if !(-1000..=1000).contains(&self.runtime.shim_oom_score_adj) {
+            let why = "must lie between -1000 and 1000 (proc_pid_oom_score_adj(5))";
+            return Err(bad("runtime.shim_oom_score_adj", self.runtime.shim_oom_score_adj, why));
+        }
+        if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
+            return Err(bad(
+                "log.level",
+                &self.log.level,
+                "must be a level or a filter such as \"strata=debug,info\"",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn bad(key: &'static str, value: impl std::fmt::Display, why: &'static str) -> ConfigError {
+    ConfigError::Value { key, value: value.to_string(), why }
+}
+
+/// Whether a cgroup's path is absolute, not the root, and without empty, `.` and `..` parts.
+pub(crate) fn plain_cgroup(path: &str) -> bool {
+    path.strip_prefix('/')
+        .is_some_and(|rest| !rest.is_empty() && rest.split('/').all(|p| !matches!(p, "" | "." | "..")))
+}
+
+fn is_ipv4_subnet(text: &str) -> bool {
+    text.split_once('/').is_some_and(|(addr, bits)| {
+        addr.parse::<std::net::Ipv4Addr>().is_ok() && bits.parse::<u8>().is_ok_and(|b| (8..=30).contains(&b))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHIPPED: &str = include_str!("../../../systemd/config.toml");
+
+    #[test]
+    fn the_shipped_file_says_the_defaults() {
+        assert_eq!(Config::parse(Path::new("shipped"), SHIPPED).unwrap(), Config::default());
+        let uncommented: String = SHIPPED
+            .lines()
+            .map(|l| match l.strip_prefix('#') {
+                Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => format!("{rest}\n"),
+                _ => format!("{l}\n"),
+            })
+            .collect();
+        assert!(uncommented.contains("\nroot = "), "{uncommented}");
+        let parsed = Config::parse(Path::new("uncommented"), &uncommented).unwrap();
+        assert_eq!(parsed, Config::default());
+        parsed.check().unwrap();
+    }
+
+    #[test]
+    fn the_shipped_file_names_every_key() {
+        // Debug output has every field's name; those that hold tables or values of an enum are keys too.
+        let all = format!("{:?}", Config::default());
+        let names = all
+            .split(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+            .filter(|w| all.contains(&format!("{w}: ")));
+        for name in names.filter(|w| w.len() > 1) {
+            let table = format!("[{name}]");
+            assert!(
+                SHIPPED.contains(&format!("#{name} = ")) || SHIPPED.contains(&table),
+                "{name} is missing in the shipped file"
+            );
+        }
+    }
+
+    #[test]
+    fn an_error_names_key_and_line() {
+        let text = "[network]\nsubnet = \"10.0.0.0/8\"\nbrigde = \"x\"\n";
+        let message = Config::parse(Path::new("/etc/strata/config.toml"), text).unwrap_err().to_string();
+        assert!(message.contains("brigde") && message.contains("line 3"), "{message}");
+        let message =
+            Config::parse(Path::new("x"), "[cgroup]\ndriver = \"systemd\"\n").unwrap_err().to_string();
+        assert!(message.contains("systemd") && message.contains("line 2"), "{message}");
+    }
+
+    #[test]
+    fn values_that_make_no_sense_are_refused() {
+        let set = |f: fn(&mut Config)| {
+            let mut c = Config::default();
+            f(&mut c);
+            c.check().unwrap_err().to_string()
+        };
+        assert!(set(|c| c.root = "var".into()).contains("root"));
+        assert!(set(|c| c.cgroup.root = "/a/../b".into()).contains("cgroup.root"));
+        assert!(set(|c| c.cgroup.root = "/".into()).contains("cgroup.root"));
+        assert!(set(|c| c.network.subnet = "10.88.0.0".into()).contains("network.subnet"));
+        assert!(set(|c| c.network.bridge = "much-too-long-a-name".into()).contains("network.bridge"));
+        assert!(set(|c| c.log.level = "a=b=c".into()).contains("log.level"));
+        assert!(set(|c| c.runtime.shim_oom_score_adj = 1001).contains("oom_score_adj"));
+    }
+
+    #[test]
+    fn a_missing_default_file_is_fine_and_a_named_one_is_not() {
+        assert!(matches!(
+            Config::load(Some(Path::new("/nonexistent/strata.toml"))),
+            Err(ConfigError::Read { .. })
+        ));
+    }
+}

@@ -1,0 +1,284 @@
+//! Pods: namespaces, network, cgroup and shim that containers share.
+//!
+//! * [`state`]: the states, and what changes them.
+//! * [`record`]: what is kept on disk.
+//! * [`run`], [`stop`], [`remove`]: what CRI asks for; [`teardown`]: how a pod is taken apart, whatever is left of it.
+//! * [`namespaces`], [`files`], [`sysctl`]: what a pod is made of.
+//! * [`watch`]: what its shim tells.
+
+pub(crate) mod record;
+pub(crate) mod state;
+
+use crate::error::{Error, Kind, Result};
+use crate::net::Attachment;
+use crate::request::Origin;
+use crate::shim::Shim;
+use record::{PodKey, PodRecord};
+use state::{Change, PodState};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use strata_api::cri;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+/// One pod.
+#[derive(Debug)]
+pub(crate) struct Pod {
+    id: String,
+    key: PodKey,
+    config: Arc<cri::PodSandboxConfig>,
+    origin: Origin,
+    handler: String,
+    created_at: i64,
+    /// `<state>/pods/<id>`
+    state_dir: PathBuf,
+    record: Mutex<PodRecord>,
+    shim: Mutex<Option<Arc<Shim>>>,
+    /// Whether recovery has dealt with it; at once for a new pod.
+    settled: watch::Sender<bool>,
+    /// Cancelled when the pod goes down, so that nothing waits for what will not come.
+    going: Mutex<CancellationToken>,
+    /// Held shared while a container is made or started, alone while the pod goes up or down.
+    pub(crate) gate: tokio::sync::RwLock<()>,
+}
+
+/// A pod at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct PodInfo {
+    /// Its ID.
+    pub(crate) id: String,
+    /// What was asked for.
+    pub(crate) config: Arc<cri::PodSandboxConfig>,
+    /// Who asked.
+    pub(crate) origin: Origin,
+    /// The RuntimeClass handler it was asked with.
+    pub(crate) handler: String,
+    /// When, in nanoseconds since 1970.
+    pub(crate) created_at: i64,
+    /// Where it stands.
+    pub(crate) state: PodState,
+    /// How it is connected, if it is.
+    pub(crate) attachment: Option<Attachment>,
+    /// Whether its network namespace is the host's.
+    pub(crate) host_network: bool,
+    /// The parent of its containers' cgroups.
+    pub(crate) cgroup_parent: String,
+}
+
+impl PodInfo {
+    /// Its addresses, the primary one first.
+    pub(crate) fn ips(&self) -> Vec<String> {
+        self.attachment.iter().flat_map(|a| &a.ips).map(ToString::to_string).collect()
+    }
+
+    /// CRI's metadata of it.
+    pub(crate) fn metadata(&self) -> cri::PodSandboxMetadata {
+        self.config.metadata.clone().unwrap_or_default()
+    }
+
+    /// Whether containers can run in it.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state == PodState::Ready
+    }
+}
+
+impl Pod {
+    /// A pod from its record.
+    pub(crate) fn new(record: PodRecord, state_dir: PathBuf, settled: bool) -> Arc<Self> {
+        Arc::new(Self {
+            id: record.id.clone(),
+            key: PodKey::of(&record.config),
+            config: Arc::new(record.config.clone()),
+            origin: record.origin,
+            handler: record.handler.clone(),
+            created_at: record.created_at,
+            state_dir,
+            record: Mutex::new(record),
+            shim: Mutex::default(),
+            settled: watch::Sender::new(settled),
+            going: Mutex::default(),
+            gate: tokio::sync::RwLock::default(),
+        })
+    }
+
+    /// Its ID.
+    pub(crate) fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Its key.
+    pub(crate) fn key(&self) -> &PodKey {
+        &self.key
+    }
+
+    /// What was asked for.
+    pub(crate) fn config(&self) -> &Arc<cri::PodSandboxConfig> {
+        &self.config
+    }
+
+    /// Who asked.
+    pub(crate) fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// Its directory below the state directory.
+    pub(crate) fn state_dir(&self) -> &PathBuf {
+        &self.state_dir
+    }
+
+    /// Where it stands.
+    pub(crate) fn state(&self) -> PodState {
+        self.lock().state
+    }
+
+    /// Its record, as of now.
+    pub(crate) fn record(&self) -> PodRecord {
+        self.lock().clone()
+    }
+
+    /// A snapshot.
+    pub(crate) fn info(&self) -> PodInfo {
+        let record = self.lock();
+        PodInfo {
+            id: self.id.clone(),
+            config: Arc::clone(&self.config),
+            origin: self.origin,
+            handler: self.handler.clone(),
+            created_at: self.created_at,
+            state: record.state,
+            attachment: record.network.attachment.clone(),
+            host_network: record.namespaces.net.is_none(),
+            cgroup_parent: record.cgroup_parent.clone(),
+        }
+    }
+
+    /// Changes its state, in memory.
+    pub(crate) fn change(&self, change: Change) -> Result<PodState> {
+        let mut record = self.lock();
+        let state = record
+            .state
+            .after(change)
+            .map_err(|e| Error::precondition(format!("pod {}: {e}", short(&self.id))))?;
+        record.state = state;
+        drop(record);
+        if !matches!(state, PodState::Ready) {
+            self.going().cancel();
+        }
+        if change == Change::Revived {
+            *self.going.lock().unwrap_or_else(PoisonError::into_inner) = CancellationToken::new();
+        }
+        Ok(state)
+    }
+
+    /// Changes what the record says beside the state, in memory.
+    pub(crate) fn edit(&self, edit: impl FnOnce(&mut PodRecord)) {
+        edit(&mut self.lock());
+    }
+
+    /// Cancelled when the pod goes down.
+    pub(crate) fn going(&self) -> CancellationToken {
+        self.going.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Its shim's connection, if there is one.
+    pub(crate) fn shim(&self) -> Option<Arc<Shim>> {
+        self.shim.lock().unwrap_or_else(PoisonError::into_inner).clone().filter(|s| !s.is_closed())
+    }
+
+    /// Its shim's connection.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] while there is none.
+    pub(crate) fn need_shim(&self) -> Result<Arc<Shim>> {
+        self.shim().ok_or_else(|| {
+            let text = format!("pod {}: its shim is not connected", short(&self.id));
+            Error::new(Kind::Unavailable, text)
+        })
+    }
+
+    /// Takes a new connection to its shim, or lets the old one go.
+    pub(crate) fn set_shim(&self, shim: Option<Arc<Shim>>) {
+        *self.shim.lock().unwrap_or_else(PoisonError::into_inner) = shim;
+    }
+
+    /// Says that recovery has dealt with it.
+    pub(crate) fn settle(&self) {
+        self.settled.send_replace(true);
+    }
+
+    /// Waits until recovery has dealt with it, but not longer than `bound`.
+    pub(crate) async fn settled(&self, bound: std::time::Duration) -> Result<()> {
+        let mut settled = self.settled.subscribe();
+        match tokio::time::timeout(bound, settled.wait_for(|s| *s)).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(Error::new(
+                Kind::Unavailable,
+                format!("pod {} is still being recovered after a restart; try again", short(&self.id)),
+            )),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, PodRecord> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The first twelve digits of an ID, as people see it.
+pub(crate) fn short(id: &str) -> &str {
+    id.get(..12).unwrap_or(id)
+}
+
+/// All pods, those being discarded included.
+#[derive(Debug, Default)]
+pub(crate) struct Pods {
+    by_id: RwLock<HashMap<String, Arc<Pod>>>,
+}
+
+impl Pods {
+    /// Adds one.
+    pub(crate) fn insert(&self, pod: Arc<Pod>) {
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(pod.id.clone(), pod);
+    }
+
+    /// Forgets one.
+    pub(crate) fn forget(&self, id: &str) {
+        self.by_id.write().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+
+    /// Every pod, in no order.
+    pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
+        self.by_id.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
+    }
+
+    /// The pod with this key that is not being discarded.
+    pub(crate) fn with_key(&self, key: &PodKey) -> Option<Arc<Pod>> {
+        let pods = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        pods.values().find(|p| p.key == *key && p.state() != PodState::Discarding).cloned()
+    }
+
+    /// Whichever pod has this whole ID, a discarded one too.
+    pub(crate) fn get(&self, id: &str) -> Option<Arc<Pod>> {
+        self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    }
+
+    /// The pod that is not being discarded with this ID or unambiguous prefix.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], or [`Kind::InvalidArgument`] for a prefix of several.
+    pub(crate) fn find(&self, id: &str) -> Result<Arc<Pod>> {
+        let pods = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
+        let visible = |p: &&Arc<Pod>| p.state() != PodState::Discarding;
+        if let Some(pod) = pods.get(id).filter(visible) {
+            return Ok(Arc::clone(pod));
+        }
+        let mut matching = pods.values().filter(|p| !id.is_empty() && p.id.starts_with(id)).filter(visible);
+        match (matching.next(), matching.next()) {
+            (Some(pod), None) => Ok(Arc::clone(pod)),
+            (None, _) => Err(Error::not_found(format!("no such pod: {id}"))),
+            (Some(_), Some(_)) => {
+                Err(Error::invalid(format!("pod ID {id} is ambiguous; give more digits of it")))
+            }
+        }
+    }
+}
