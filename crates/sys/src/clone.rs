@@ -105,6 +105,20 @@ pub fn clone3(args: &Clone3<'_>, f: impl FnOnce() -> i32) -> Result<Child> {
     Ok(Child { pid: i32::try_from(pid).unwrap_or(i32::MAX), pidfd })
 }
 
+/// As [`clone3`], for a process that never runs another program: after `enter`, every descriptor is closed, the
+/// standard streams included, and `then` decides the exit code. It does not run if `enter` gives `false`.
+pub fn clone3_bare(args: &Clone3<'_>, enter: impl FnOnce() -> bool, then: fn() -> i32) -> Result<Child> {
+    clone3(args, || {
+        if !enter() {
+            return 1;
+        }
+        // SAFETY: what owned descriptors is out of reach: `enter` is consumed, `then` is a plain function that captures
+        // nothing, and the frames of the parent's copy are never returned to nor unwound (run_child).
+        let closed = unsafe { libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) };
+        if closed < 0 { 1 } else { then() }
+    })
+}
+
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 fn flag(bits: i32) -> u64 {

@@ -1,5 +1,6 @@
 //! Prepared plans: everything that policy decides is decided, everything that has a name is a number or a path.
 
+use base64::Engine as _;
 use serde::{Deserialize, Serialize};
 
 /// What a shim is started with: written by stratad to `<state>/pods/<id>/plan.json` before the shim runs.
@@ -250,6 +251,21 @@ pub struct Seccomp {
     /// `SECCOMP_FILTER_FLAG_*`.
     #[serde(default)]
     pub flags: u32,
+}
+
+impl Seccomp {
+    /// A filter of these instructions.
+    pub fn new(instructions: &[u8], flags: u32) -> Self {
+        Self { filter: base64::engine::general_purpose::STANDARD.encode(instructions), flags }
+    }
+
+    /// The instructions.
+    ///
+    /// # Errors
+    /// If it is not base64.
+    pub fn instructions(&self) -> Result<Vec<u8>, base64::DecodeError> {
+        base64::engine::general_purpose::STANDARD.decode(&self.filter)
+    }
 }
 
 /// Standard streams and the log of a container's init.

@@ -1,0 +1,77 @@
+//! /dev: nodes, links, and the console.
+
+use crate::{Step, failure};
+use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use std::path::Path;
+use strata_sys::CallExt;
+use strata_sys::mount;
+use strata_sys::path::Root;
+use strata_sys::tty::{self, Pty};
+use strata_wire::message::{Failure, FailureKind};
+use strata_wire::plan::Device;
+
+/// Links that programs expect (runtime-spec, "Default Devices", "/dev symlinks").
+const LINKS: [(&str, &str); 6] = [
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+    ("ptmx", "pts/ptmx"),
+    ("core", "/proc/kcore"),
+];
+
+/// Makes device nodes and the usual links.
+pub(crate) fn make_all(root: &Root, devices: &[Device]) -> Result<(), Failure> {
+    for device in devices {
+        make(root, device)?;
+    }
+    let Ok(dev) = root.resolve("dev", OFlags::PATH | OFlags::DIRECTORY) else { return Ok(()) };
+    for (name, to) in LINKS {
+        match rustix::fs::symlinkat(to, &dev, name) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(e) => return Err(e).call(|| format!("symlinkat({name:?})")).step(|| "link in /dev".into()),
+        }
+    }
+    Ok(())
+}
+
+fn make(root: &Root, device: &Device) -> Result<(), Failure> {
+    let step = || format!("make the device {}", device.path);
+    let kind = match device.kind {
+        'c' | 'u' => FileType::CharacterDevice,
+        'b' => FileType::BlockDevice,
+        other => {
+            return Err(failure(FailureKind::Invalid, step(), format!("{other:?} is no kind of device")));
+        }
+    };
+    let path = Path::new(&device.path);
+    if let Some(parent) = path.parent() {
+        root.mkdir_all(parent, 0o755).step(step)?;
+    }
+    let (dir, name) = root.parent(path).step(step)?;
+    let number = rustix::fs::makedev(device.major, device.minor);
+    match rustix::fs::mknodat(&dir, name, kind, Mode::from_raw_mode(device.mode & 0o7777), number) {
+        // An image may bring its own; what it is decides the devices cgroup.
+        Ok(()) | Err(Errno::EXIST) => {}
+        Err(e) => return Err(e).call(|| format!("mknodat({name:?})")).step(step),
+    }
+    let (uid, gid) = (Uid::from_raw(device.uid), Gid::from_raw(device.gid));
+    rustix::fs::chownat(&dir, name, Some(uid), Some(gid), rustix::fs::AtFlags::SYMLINK_NOFOLLOW)
+        .call(|| format!("fchownat({name:?})"))
+        .step(step)
+}
+
+/// Opens a terminal of the container's own devpts and makes it /dev/console.
+pub(crate) fn console(root: &Root, size: Option<(u16, u16)>) -> Result<Pty, Failure> {
+    let step = || "make the container's terminal".to_owned();
+    let pty = tty::open(root).step(step)?;
+    if let Some((rows, cols)) = size {
+        tty::set_size(&pty.master, rows, cols).step(step)?;
+    }
+    let tree = mount::clone_tree(&pty.slave, c"", false).step(step)?;
+    drop(root.create_file("dev/console", 0o600).step(step)?);
+    let target = root.resolve("dev/console", OFlags::PATH).step(step)?;
+    mount::attach(&tree, &target).step(step)?;
+    Ok(pty)
+}

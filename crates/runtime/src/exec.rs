@@ -1,0 +1,115 @@
+//! Another process in a running container.
+
+use crate::child::{ChildEnd, Spawned, StandardFds, channel};
+use crate::create::{open_null, with_pid_namespace};
+use crate::{Step, identity, program};
+use rustix::thread::ThreadNameSpaceType;
+use std::os::fd::{AsFd, BorrowedFd};
+use strata_cgroup::{Group, Join};
+use strata_sys::CallExt;
+use strata_sys::clone::{Clone3, CloneFlags, clone3};
+use strata_sys::path::Root;
+use strata_sys::tty;
+use strata_wire::message::Failure;
+use strata_wire::plan::ExecPlan;
+
+/// What an exec is made with beside its plan.
+#[derive(Clone, Copy, Debug)]
+pub struct ExecContext<'a> {
+    /// The container's init. A descriptor cannot mean another process that got the same ID.
+    pub init: BorrowedFd<'a>,
+    /// The container's PID namespace.
+    pub pid: BorrowedFd<'a>,
+    /// The container's cgroup.
+    pub cgroup: &'a Group,
+    /// The exec's own child of it, which exists; `None`: it lives in the container's.
+    pub child_cgroup: Option<&'a Group>,
+    /// The standard streams; ignored with a terminal.
+    pub streams: StandardFds<'a>,
+}
+
+/// The hierarchies in which an exec has a group of its own on v1: what a timeout kills by, and what counts processes.
+const CHILD_CONTROLLERS: [&str; 2] = ["freezer", "pids"];
+
+/// Makes the process, which sets itself up, reports, and runs its program at once.
+pub fn exec(plan: &ExecPlan, context: &ExecContext<'_>) -> Result<Spawned, Failure> {
+    let step = || "open the container's cgroup".to_owned();
+    let base = context.cgroup.join().step(step)?;
+    let own = match context.child_cgroup {
+        Some(child) => Some(child.join_controllers(&CHILD_CONTROLLERS).step(step)?),
+        None => None,
+    };
+    let null = open_null()?;
+    let (ours, theirs) = channel()?;
+    let unified = own.as_ref().and_then(Join::unified).or(base.unified());
+    let args = Clone3 { flags: CloneFlags::empty(), into_cgroup: unified, sibling: false };
+    let spawned = with_pid_namespace(Some(context.pid), || {
+        clone3(&args, || {
+            let failed = child(plan, context, &base, own.as_ref(), &theirs, null.as_fd());
+            theirs.failed(failed);
+            1
+        })
+    })
+    .step(|| "create the process".into())?;
+    Ok(Spawned { pid: spawned.pid, pidfd: spawned.pidfd, channel: ours })
+}
+
+/// Returns only what failed.
+fn child(
+    plan: &ExecPlan,
+    context: &ExecContext<'_>,
+    base: &Join,
+    own: Option<&Join>,
+    channel: &ChildEnd,
+    null: BorrowedFd<'_>,
+) -> Failure {
+    match set_up(plan, context, base, own, channel, null) {
+        Ok(proc) => program::run(&plan.process, &proc, channel.as_fd()),
+        Err(failure) => failure,
+    }
+}
+
+fn set_up(
+    plan: &ExecPlan,
+    context: &ExecContext<'_>,
+    base: &Join,
+    own: Option<&Join>,
+    channel: &ChildEnd,
+    null: BorrowedFd<'_>,
+) -> Result<Root, Failure> {
+    let mut warnings = Vec::new();
+    base.enter().step(|| "enter the container's cgroup".into())?;
+    if let Some(own) = own {
+        own.enter().step(|| "enter the exec's cgroup".into())?;
+    }
+    strata_sys::process::reset_signals().step(|| "signals".into())?;
+    // All at once, by the init's descriptor; the mount namespace brings the container's root with it.
+    let all = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::CONTROL_GROUP
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::NETWORK;
+    rustix::thread::move_into_thread_name_spaces(context.init, all)
+        .call(|| format!("setns(pidfd, {all:?})"))
+        .step(|| "join the container's namespaces".into())?;
+    let proc = identity::private_proc()?;
+    identity::before_barrier(&plan.process, &proc, &mut warnings)?;
+    rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;
+    let pty = match plan.tty {
+        false => {
+            context.streams.install(null)?;
+            None
+        }
+        true => {
+            let step = || "open a terminal".to_owned();
+            let pty = tty::open(&Root::open(std::path::Path::new("/")).step(step)?).step(step)?;
+            if let Some((rows, cols)) = plan.tty_size {
+                tty::set_size(&pty.master, rows, cols).step(step)?;
+            }
+            program::take_terminal(&pty)?;
+            Some(pty)
+        }
+    };
+    channel.ready(warnings, pty.as_ref().map(|pty| pty.master.as_fd()))?;
+    Ok(proc)
+}

@@ -1,0 +1,131 @@
+//! Mounts below the root. Every target is a descriptor resolved inside the root: a symlink that the image put there
+//! cannot lead a mount out of it (CVE-2021-30465).
+
+use crate::{Step, failure, rootfs};
+use rustix::fs::{CWD, FileType, OFlags};
+use rustix::io::Errno;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use strata_cgroup::{Group, Mode};
+use strata_sys::CallExt;
+use strata_sys::mount::{self, Attrs, FsContext};
+use strata_sys::path::Root;
+use strata_wire::message::{Failure, FailureKind};
+use strata_wire::plan::{Mount, MountAttrs, MountKind, Propagation};
+
+/// Attaches mounts in their order.
+pub(crate) fn attach_all(root: &Root, mounts: &[Mount], cgroup: &Group) -> Result<(), Failure> {
+    mounts.iter().try_for_each(|m| match &m.kind {
+        MountKind::Bind { source, recursive, propagation } => bind(root, m, source, *recursive, *propagation),
+        MountKind::Fs { fstype, options } => new_fs(root, m, fstype, options),
+        MountKind::Cgroup => cgroups(root, m, cgroup),
+    })
+}
+
+fn attrs(attrs: MountAttrs) -> Attrs {
+    Attrs {
+        readonly: attrs.readonly || attrs.recursive_readonly,
+        nosuid: attrs.nosuid,
+        nodev: attrs.nodev,
+        noexec: attrs.noexec,
+        strictatime: attrs.strictatime,
+    }
+}
+
+fn bind(
+    root: &Root,
+    m: &Mount,
+    source: &str,
+    recursive: bool,
+    propagation: Propagation,
+) -> Result<(), Failure> {
+    let step = || format!("bind mount {source} on {}", m.target);
+    let tree = mount::clone_tree(CWD, source, recursive).step(step)?;
+    let stat = rustix::fs::fstat(&tree).call(|| format!("fstat({source:?})")).step(step)?;
+    // Mounts below are restricted only if that was asked for: a plain read-only bind leaves its submounts (KEP-3857).
+    let own = attrs(m.attrs);
+    mount::set_attrs(&tree, own, Some(rootfs::propagation(propagation)), false).step(step)?;
+    if m.attrs.recursive_readonly {
+        mount::set_attrs(&tree, Attrs { readonly: true, ..Attrs::default() }, None, true).step(step)?;
+    }
+    let target = target(root, &m.target, FileType::from_raw_mode(stat.st_mode).is_dir())?;
+    mount::attach(&tree, &target).step(step)?;
+    // A copy of a shared mount is in its peer group even if detached; below the root only what was asked for may be.
+    if recursive && propagation != Propagation::Shared {
+        mount::set_attrs(&tree, Attrs::default(), Some(rootfs::propagation(propagation)), true).step(step)?;
+    }
+    Ok(())
+}
+
+fn new_fs(root: &Root, m: &Mount, fstype: &str, options: &[(String, Option<String>)]) -> Result<(), Failure> {
+    let step = || format!("mount {fstype} on {}", m.target);
+    let fs = FsContext::new(fstype).step(step)?;
+    for (key, value) in options {
+        match value {
+            Some(value) => fs.set_string(key, value.as_str()).step(step)?,
+            None => fs.set_flag(key).step(step)?,
+        }
+    }
+    let mounted = fs.mount(attrs(m.attrs)).step(step)?;
+    mount::attach(&mounted, target(root, &m.target, true)?).step(step)
+}
+
+/// The container's own groups, and nothing above them: on v2 its directory, on v1 a tmpfs with one for each hierarchy.
+fn cgroups(root: &Root, m: &Mount, group: &Group) -> Result<(), Failure> {
+    let step = || format!("mount cgroups on {}", m.target);
+    let target = target(root, &m.target, true)?;
+    if group.hierarchy().mode() == Mode::V2 {
+        return match group.v2_dir() {
+            Some(dir) => bind_group(&dir, &target, m.attrs),
+            None => Ok(()),
+        };
+    }
+    let fs = FsContext::new("tmpfs").step(step)?;
+    fs.set_string("mode", "755").step(step)?;
+    fs.set_string("size", "64k").step(step)?;
+    let tmpfs = fs.mount(Attrs { readonly: false, ..Attrs::INERT }).step(step)?;
+    mount::attach(&tmpfs, &target).step(step)?;
+    let top = Root::from_fd(tmpfs);
+    for at in group.hierarchy().mount_points() {
+        let Some(name) = at.file_name().and_then(|n| n.to_str()) else { continue };
+        let dir = at.join(group.name().trim_start_matches('/'));
+        bind_group(&dir, &top.mkdir_all(name, 0o755).step(step)?, m.attrs)?;
+        // `cpu,cpuacct` is known by each of its names.
+        for part in name.split(',').filter(|part| *part != name) {
+            let linked = rustix::fs::symlinkat(name, &top, part).call(|| format!("symlinkat({part:?})"));
+            linked.step(step)?;
+        }
+    }
+    if m.attrs.readonly {
+        mount::set_attrs(&top, Attrs { readonly: true, ..Attrs::INERT }, None, false).step(step)?;
+    }
+    Ok(())
+}
+
+fn bind_group(dir: &Path, target: impl AsFd, wanted: MountAttrs) -> Result<(), Failure> {
+    let step = || format!("bind the cgroup {}", dir.display());
+    let tree = mount::clone_tree(CWD, dir, false).step(step)?;
+    let own = Attrs { readonly: wanted.readonly, ..Attrs::INERT };
+    mount::set_attrs(&tree, own, Some(mount::Propagation::Private), false).step(step)?;
+    mount::attach(&tree, target).step(step)
+}
+
+/// Opens a mount's target, made if it is missing.
+fn target(root: &Root, path: &str, directory: bool) -> Result<OwnedFd, Failure> {
+    let step = || format!("make the mount point {path}");
+    if !path.starts_with('/') {
+        return Err(failure(FailureKind::Invalid, step(), "it is not an absolute path"));
+    }
+    if directory {
+        return root.mkdir_all(path, 0o755).step(step);
+    }
+    match root.resolve(path, OFlags::PATH) {
+        Err(e) if e.errno == Errno::NOENT => {}
+        other => return other.step(step),
+    }
+    if let Some(parent) = Path::new(path).parent() {
+        root.mkdir_all(parent, 0o755).step(step)?;
+    }
+    drop(root.create_file(path, 0o644).step(step)?);
+    root.resolve(PathBuf::from(path), OFlags::PATH).step(step)
+}

@@ -1,0 +1,106 @@
+//! The last steps: terminal, rights, working directory, descriptors, execve(2).
+
+use crate::{Step, failure, identity};
+use rustix::fs::Mode;
+use rustix::io::Errno;
+use std::ffi::CString;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use strata_sys::path::Root;
+use strata_sys::tty::{self, Pty};
+use strata_sys::{CallExt, process};
+use strata_wire::message::{Failure, FailureKind};
+use strata_wire::plan::Process;
+
+/// The PATH of a program whose environment has none, as execvp(3) and Docker have it.
+const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Makes a terminal the controlling one and all three standard streams. The caller leads a session.
+pub(crate) fn take_terminal(pty: &Pty) -> Result<(), Failure> {
+    tty::set_controlling(&pty.slave).step(|| "controlling terminal".into())?;
+    for to in 0..=2 {
+        process::set_standard_fd(pty.slave.as_fd(), to).step(|| "standard streams".into())?;
+    }
+    Ok(())
+}
+
+/// Becomes the program; returns only what failed.
+pub(crate) fn run(plan: &Process, proc: &Root, channel: BorrowedFd<'_>) -> Failure {
+    match prepare(plan, proc, channel) {
+        Ok(command) => exec(&command, plan),
+        Err(failure) => failure,
+    }
+}
+
+struct Command {
+    argv: Vec<CString>,
+    envp: Vec<CString>,
+}
+
+fn prepare(plan: &Process, proc: &Root, channel: BorrowedFd<'_>) -> Result<Command, Failure> {
+    let strings = |texts: &[String], what: &str| -> Result<Vec<CString>, Failure> {
+        let bad = |e| failure(FailureKind::Invalid, what, e);
+        texts.iter().map(|t| CString::new(t.as_bytes()).map_err(bad)).collect()
+    };
+    let command =
+        Command { argv: strings(&plan.args, "arguments")?, envp: strings(&plan.env, "environment")? };
+    // A directory that only root may enter is entered as root, as the user sees it afterwards.
+    let as_root = rustix::process::chdir(plan.cwd.as_str());
+    // Nothing of the host's may leak into the program: all but the standard streams close at execve(2), the channel
+    // included, whose end tells the caller that the program runs.
+    process::close_fds_except(&[]).step(|| "close descriptors".into())?;
+    debug_assert!(channel.as_raw_fd() > 2);
+    identity::assume(plan, proc)?;
+    if as_root.is_err() {
+        rustix::process::chdir(plan.cwd.as_str())
+            .call(|| format!("chdir({:?})", plan.cwd))
+            .step(|| format!("enter the working directory {}", plan.cwd))?;
+    }
+    rustix::process::umask(Mode::from_raw_mode(plan.umask.unwrap_or(0o022)));
+    Ok(command)
+}
+
+fn exec(command: &Command, plan: &Process) -> Failure {
+    let Some(name) = plan.args.first().filter(|name| !name.is_empty()) else {
+        return failure(FailureKind::Invalid, "exec", "no command is given");
+    };
+    if name.contains('/') {
+        let error = process::execve(&command.argv[0], &command.argv, &command.envp);
+        return refused(name, &error);
+    }
+    let path = plan.env.iter().rev().find_map(|e| e.strip_prefix("PATH=")).unwrap_or(DEFAULT_PATH);
+    let mut denied = None;
+    for dir in path.split(':') {
+        let dir = if dir.is_empty() { "." } else { dir };
+        let Ok(candidate) = CString::new(format!("{dir}/{name}")) else { continue };
+        let error = process::execve(&candidate, &command.argv, &command.envp);
+        match error.errno {
+            Errno::NOENT | Errno::NOTDIR => {}
+            Errno::ACCESS => denied = Some(error),
+            _ => return refused(name, &error),
+        }
+    }
+    match denied {
+        Some(error) => refused(name, &error),
+        None => Failure {
+            errno: Some(Errno::NOENT.raw_os_error()),
+            ..failure(
+                FailureKind::ExecNotFound,
+                format!("exec {name:?}"),
+                format!("executable file not found in $PATH ({path})"),
+            )
+        },
+    }
+}
+
+fn refused(name: &str, error: &strata_sys::Error) -> Failure {
+    let kind = match error.errno {
+        Errno::NOENT | Errno::NOTDIR => FailureKind::ExecNotFound,
+        _ => FailureKind::ExecFailed,
+    };
+    Failure {
+        kind,
+        step: format!("exec {name:?}"),
+        message: error.to_string(),
+        errno: Some(error.errno.raw_os_error()),
+    }
+}

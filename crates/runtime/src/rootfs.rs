@@ -1,0 +1,66 @@
+//! The root file system: an overlay, first attached where nobody looks, then the root.
+
+use crate::{Step, failure};
+use rustix::fs::OFlags;
+use std::path::Path;
+use strata_sys::mount::{self, Attrs, Overlay};
+use strata_sys::path::Root;
+use strata_wire::message::{Failure, FailureKind};
+use strata_wire::plan::{self, Rootfs};
+
+/// Mounts the overlay and attaches it in this mount namespace.
+///
+/// Mounts can be attached to a detached one only since Linux 6.15, so it needs a place: over its own upper directory,
+/// which no bind mount may name.
+pub(crate) fn attach(rootfs: &Rootfs) -> Result<Root, Failure> {
+    let step = || "mount the root file system".to_owned();
+    if rootfs.lowers.is_empty() {
+        return Err(failure(FailureKind::Invalid, step(), "the image has no layers"));
+    }
+    let overlay = Overlay {
+        lowers: &rootfs.lowers,
+        upper: Some((Path::new(&rootfs.upper), Path::new(&rootfs.work))),
+        volatile: rootfs.volatile,
+    };
+    let merged = overlay.mount(Attrs::default()).step(step)?;
+    let place = Root::open(Path::new(&rootfs.upper)).step(step)?;
+    mount::attach(&merged, &place).step(step)?;
+    mount::set_attrs(&merged, Attrs::default(), Some(mount::Propagation::Private), false).step(step)?;
+    Ok(Root::from_fd(merged))
+}
+
+/// Makes the working directory of the container's program, where the image has none.
+pub(crate) fn make_working_directory(root: &Root, cwd: &str) -> Result<(), Failure> {
+    if !cwd.starts_with('/') {
+        let message = format!("{cwd:?} is not absolute");
+        return Err(failure(FailureKind::Invalid, "working directory", message));
+    }
+    root.mkdir_all(cwd, 0o755).step(|| format!("make the working directory {cwd}")).map(drop)
+}
+
+/// Makes it the root of this mount namespace.
+pub(crate) fn enter(root: &Root, rootfs: &Rootfs) -> Result<(), Failure> {
+    mount::pivot_root(root).step(|| "pivot_root".into())?;
+    // Private is what it already is.
+    if rootfs.propagation != plan::Propagation::Private {
+        let propagation = Some(propagation(rootfs.propagation));
+        mount::set_attrs(root, Attrs::default(), propagation, false).step(|| "root propagation".into())?;
+    }
+    Ok(())
+}
+
+/// Makes the root read-only; mounts on it stay as they are.
+pub(crate) fn make_readonly(root: &Root) -> Result<(), Failure> {
+    let attrs = Attrs { readonly: true, ..Attrs::default() };
+    // After pivot_root the descriptor still is the mount's root.
+    let fd = root.resolve(".", OFlags::PATH | OFlags::DIRECTORY).step(|| "read-only root".into())?;
+    mount::set_attrs(fd, attrs, None, false).step(|| "read-only root".into())
+}
+
+pub(crate) fn propagation(propagation: plan::Propagation) -> mount::Propagation {
+    match propagation {
+        plan::Propagation::Private => mount::Propagation::Private,
+        plan::Propagation::Slave => mount::Propagation::Slave,
+        plan::Propagation::Shared => mount::Propagation::Shared,
+    }
+}
