@@ -1,1 +1,4 @@
 //! OCI types and parsers without I/O
+
+pub mod caps;
+pub mod seccomp;
