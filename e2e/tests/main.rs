@@ -1,1 +1,3 @@
-//! End-to-end tests.
+//! End-to-end tests: each has a node of its own, and nothing of it may be left afterwards.
+
+mod descriptors;
