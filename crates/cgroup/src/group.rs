@@ -71,6 +71,27 @@ impl Group {
         Ok(())
     }
 
+    /// As [`Self::create`], in those v1 hierarchies only that carry one of these controllers, and in the unified one.
+    /// Its parent exists.
+    pub fn create_in(&self, controllers: &[&str]) -> Result<()> {
+        let mounts = controllers.iter().filter_map(|c| self.hierarchy.v1_mount(c));
+        for mount in mounts.chain(self.hierarchy.unified()) {
+            let dir = mount.join(&self.relative);
+            match rustix::fs::mkdir(&dir, Perm::from_raw_mode(0o755)) {
+                Ok(()) | Err(Errno::EXIST) => {}
+                Err(e) => Err(e).call(|| format!("mkdir({dir:?})"))?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Removes it where it has neither processes nor groups below; what has stays, without an error.
+    pub fn remove_if_empty(&self) {
+        for dir in self.dirs() {
+            let _ = rustix::fs::rmdir(&dir);
+        }
+    }
+
     /// Makes the directories below one mount from the top down; `made` sees each with its parent.
     fn make_below(&self, mount: &Path, made: impl Fn(&Path, &Path) -> Result<()>) -> Result<()> {
         let mut parent = mount.to_path_buf();

@@ -1,0 +1,168 @@
+//! Attached clients: output to them, input from them.
+
+use crate::conn::{Attachment, Conn, Role};
+use crate::log::Stream;
+use crate::requests::{failure, unknown};
+use crate::shim::{Owed, Shim};
+use rustix::io::Errno;
+use strata_wire::Reply;
+use strata_wire::attach::{AttachFrame, MAX_PAYLOAD};
+use strata_wire::message::{Failure, FailureKind};
+
+impl Shim {
+    pub(crate) fn attach(
+        &mut self,
+        owed: Owed,
+        id: &str,
+        stdin: bool,
+        stdout: bool,
+        stderr: bool,
+    ) -> Result<(), Failure> {
+        let number = self.find(id)?;
+        let container = self.containers.get_mut(&number).ok_or_else(|| unknown(id))?;
+        if container.state().is_none() {
+            let message = format!("container {id} is still being created");
+            return Err(failure(FailureKind::WrongState, "attach", message));
+        }
+        let tty = container.plan.stdio.tty;
+        let exited = container.exit_code();
+        if stdin && container.first_attached.is_none() {
+            container.first_attached = Some(owed.conn);
+        }
+        let Some(conn) = self.conns.get_mut(&owed.conn) else { return Ok(()) };
+        conn.send(owed.request, Reply::Attached { tty }, Vec::new());
+        // The client may have sent its first frames with the request.
+        let role = std::mem::replace(&mut conn.role, Role::Rpc(strata_wire::frame::Decoder::default()));
+        let input = match role {
+            Role::Rpc(decoder) => decoder.into_rest(),
+            Role::Attached(before) => before.input,
+        };
+        conn.role = Role::Attached(Attachment { container: number, stdin, stdout, stderr, input });
+        if let Some(code) = exited {
+            conn.send_frame(&AttachFrame::Exit(code));
+        }
+        self.take_input(owed.conn);
+        Ok(())
+    }
+
+    /// An attached client has sent something.
+    pub(crate) fn attached_ready(&mut self, id: u32, buffer: &mut [u8]) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Role::Attached(attachment) = &mut conn.role else { return };
+        match rustix::io::read(&conn.socket, &mut *buffer) {
+            Ok(0) => return self.close(id),
+            Ok(n) => attachment.input.extend_from_slice(&buffer[..n]),
+            Err(Errno::AGAIN | Errno::INTR) => return,
+            Err(_) => return self.close(id),
+        }
+        self.take_input(id);
+    }
+
+    /// Takes a client's frames as far as the container takes its input; the rest waits, and so does the client.
+    pub(crate) fn take_input(&mut self, id: u32) {
+        let Some(conn) = self.conns.get_mut(&id) else { return };
+        let Role::Attached(attachment) = &mut conn.role else { return };
+        let Some(container) = self.containers.get_mut(&attachment.container) else { return };
+        let mut at = 0;
+        while !container.streams.input_full() {
+            match AttachFrame::decode(&attachment.input[at..]) {
+                Ok(Some((frame, n))) => {
+                    at += n;
+                    match frame {
+                        AttachFrame::Stdin(data) if attachment.stdin => container.streams.push_input(&data),
+                        AttachFrame::StdinEof if attachment.stdin => {
+                            if container.plan.stdio.stdin_once && container.first_attached == Some(id) {
+                                container.streams.end_input();
+                            }
+                        }
+                        AttachFrame::Resize { rows, cols } => {
+                            if let Some(terminal) = container.streams.terminal() {
+                                let _ = strata_sys::tty::set_size(terminal, rows, cols);
+                            }
+                        }
+                        // The shim's own kinds mean nothing from a client.
+                        _ => {}
+                    }
+                }
+                Ok(None) => break,
+                Err(_) => return self.close(id),
+            }
+        }
+        attachment.input.drain(..at);
+        let full = container.streams.input_full();
+        container.streams.write_input(&self.poll, attachment.container);
+        conn.pause(full && container.streams.input_full());
+    }
+
+    /// A container can take more input: clients that wait go on.
+    pub(crate) fn input_writable(&mut self, id: u32) {
+        let Some(container) = self.containers.get_mut(&id) else { return };
+        if !container.streams.takes_input() {
+            return;
+        }
+        container.streams.write_input(&self.poll, id);
+        let waiting: Vec<u32> = self
+            .conns
+            .iter()
+            .filter(|(_, c)| matches!(&c.role, Role::Attached(a) if a.container == id && !a.input.is_empty()))
+            .map(|(n, _)| *n)
+            .collect();
+        waiting.into_iter().for_each(|n| self.take_input(n));
+    }
+
+    /// A container has output: to the log, and to whoever is attached.
+    pub(crate) fn output(&mut self, id: u32, stream: Stream, buffer: &mut [u8]) {
+        // Bounded, so that one talkative container does not keep the loop from the others; what is left makes epoll
+        // report again. At the end everything is taken.
+        let rounds = match self.containers.get(&id) {
+            Some(container) if container.draining() => usize::MAX,
+            Some(_) => 4,
+            None => return,
+        };
+        for _ in 0..rounds {
+            let Some(container) = self.containers.get_mut(&id) else { return };
+            let Some(data) = container.streams.read(stream, buffer) else { break };
+            if data.is_empty() {
+                break;
+            }
+            if let Some(log) = &mut container.streams.log {
+                log.write(stream, data);
+            }
+            for chunk in data.chunks(MAX_PAYLOAD) {
+                match stream {
+                    Stream::Stdout => {
+                        let frame = AttachFrame::Stdout(chunk.to_vec());
+                        self.to_attached(id, &frame, |a| a.stdout);
+                    }
+                    Stream::Stderr => {
+                        let frame = AttachFrame::Stderr(chunk.to_vec());
+                        self.to_attached(id, &frame, |a| a.stderr);
+                    }
+                }
+            }
+        }
+        self.finish_if_drained(id);
+    }
+
+    /// Queues a frame for those attached clients that want it.
+    pub(crate) fn to_attached(&mut self, id: u32, frame: &AttachFrame, wants: impl Fn(&Attachment) -> bool) {
+        for conn in self.conns.values_mut() {
+            if matches!(&conn.role, Role::Attached(a) if a.container == id && wants(a)) {
+                conn.send_frame(frame);
+            }
+        }
+    }
+
+    /// A client has gone; if it was the one whose input is the container's, that ends.
+    pub(crate) fn client_gone(&mut self, conn: &Conn) {
+        let Role::Attached(attachment) = &conn.role else { return };
+        let number = attachment.container;
+        let live: Vec<u32> = self.conns.keys().copied().collect();
+        let Some(container) = self.containers.get_mut(&number) else { return };
+        let first_gone = container.first_attached.is_some_and(|first| !live.contains(&first));
+        if attachment.stdin && container.plan.stdio.stdin_once && first_gone {
+            container.streams.end_input();
+            container.streams.write_input(&self.poll, number);
+        }
+    }
+}

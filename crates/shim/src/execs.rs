@@ -1,0 +1,182 @@
+//! Execs: processes run in a container by somebody outside.
+
+use crate::poll::Token;
+use crate::requests::{failure, unknown};
+use crate::shim::{Owed, Shim};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+use strata_cgroup::Group;
+use strata_runtime::{Channel, ExecContext, Report, StandardFds};
+use strata_sys::process::{self, Exited};
+use strata_wire::frame::FrameError;
+use strata_wire::message::{Failure, FailureKind};
+use strata_wire::{Event, ExecPlan, Reply};
+
+/// One exec.
+#[derive(Debug)]
+pub(crate) struct Exec {
+    pub(crate) container: u32,
+    pub(crate) pid: i32,
+    /// When all of it is killed.
+    pub(crate) deadline: Option<Instant>,
+    container_id: String,
+    exec_id: String,
+    pidfd: OwnedFd,
+    group: Option<Group>,
+    channel: Option<Channel>,
+    /// Owed until the program runs.
+    reply: Option<Owed>,
+    /// The terminal's master, for that reply.
+    master: Option<OwnedFd>,
+    conn: u32,
+    timed_out: bool,
+}
+
+/// The hierarchies in which an exec gets a group of its own on v1.
+const CONTROLLERS: [&str; 2] = ["freezer", "pids"];
+
+/// What names a child cgroup: never a path.
+fn valid_id(id: &str) -> bool {
+    (1..=64).contains(&id.len()) && id.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+}
+
+impl Shim {
+    pub(crate) fn exec(&mut self, reply: Owed, plan: ExecPlan, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+        let step = "exec";
+        let number = self.find(&plan.container_id)?;
+        if !valid_id(&plan.exec_id) {
+            return Err(failure(FailureKind::Invalid, step, format!("{:?} is no exec ID", plan.exec_id)));
+        }
+        if self.execs.values().any(|e| e.container == number && e.exec_id == plan.exec_id) {
+            return Err(failure(
+                FailureKind::AlreadyExists,
+                step,
+                format!("exec {} is running", plan.exec_id),
+            ));
+        }
+        let container = self.containers.get(&number).ok_or_else(|| unknown(&plan.container_id))?;
+        if !container.running() {
+            let message = format!("container {} is not running", plan.container_id);
+            return Err(failure(FailureKind::WrongState, step, message));
+        }
+        let group = container.group.child(&format!("exec-{}", plan.exec_id)).ok();
+        // A container that made groups of its own on v2 may leave no room for another: then the exec lives beside it.
+        let group = group.filter(|g| g.create_in(&CONTROLLERS).is_ok());
+        let stream = |n: usize| -> Option<BorrowedFd<'_>> { fds.get(n).map(AsFd::as_fd) };
+        let context = ExecContext {
+            init: container.pidfd.as_fd(),
+            pid: container.pid_namespace.as_fd(),
+            cgroup: &container.group,
+            child_cgroup: group.as_ref(),
+            streams: StandardFds { stdin: stream(0), stdout: stream(1), stderr: stream(2) },
+        };
+        let spawned = strata_runtime::exec(&plan, &context).inspect_err(|_| {
+            group.iter().for_each(Group::remove_if_empty);
+        })?;
+        let id = self.next_id();
+        if let Err(e) = self.poll.add(&spawned.channel, Token::Exec(id), true, false) {
+            let _ = process::pidfd_send_signal(&spawned.pidfd, 9);
+            return Err(failure(FailureKind::Internal, step, e));
+        }
+        let deadline = (plan.timeout_ms > 0).then(|| Instant::now() + Duration::from_millis(plan.timeout_ms));
+        let exec = Exec {
+            container: number,
+            pid: spawned.pid,
+            deadline,
+            container_id: plan.container_id,
+            exec_id: plan.exec_id,
+            pidfd: spawned.pidfd,
+            group,
+            channel: Some(spawned.channel),
+            reply: Some(reply),
+            master: None,
+            conn: reply.conn,
+            timed_out: false,
+        };
+        self.execs.insert(id, exec);
+        Ok(())
+    }
+
+    /// The process has reported, or has closed the channel by running its program or by dying.
+    pub(crate) fn exec_reported(&mut self, id: u32) {
+        while let Some(exec) = self.execs.get_mut(&id) {
+            let Some(channel) = &mut exec.channel else { return };
+            let failed = match channel.receive() {
+                Ok(None) => return,
+                Ok(Some((Report::Ready { .. }, mut fds))) => {
+                    exec.master = fds.pop();
+                    continue;
+                }
+                Ok(Some((Report::Failed(failure), _))) => Some(failure),
+                Err(FrameError::Closed) => None,
+                Err(e) => Some(failure(FailureKind::Internal, "report of the exec", e)),
+            };
+            exec.channel = None;
+            let Some(reply) = exec.reply.take() else { return };
+            match failed {
+                None => {
+                    let (pid, fds) = (exec.pid, exec.master.take().into_iter().collect());
+                    self.reply_with(reply, Reply::ExecStarted { pid }, fds);
+                }
+                Some(failure) => {
+                    // It exits by itself; nobody waits for its end.
+                    exec.conn = 0;
+                    let _ = process::pidfd_send_signal(&exec.pidfd, 9);
+                    self.reply(reply, Reply::Error(failure));
+                }
+            }
+        }
+    }
+
+    /// The process has been reaped. What it left running stays in its group until the container goes.
+    pub(crate) fn exec_ended(&mut self, id: u32, how: Exited) {
+        self.exec_reported(id);
+        let Some(exec) = self.execs.remove(&id) else { return };
+        if let Some(group) = &exec.group {
+            group.remove_if_empty();
+        }
+        let event = Event::ExecExited {
+            container_id: exec.container_id,
+            exec_id: exec.exec_id,
+            exit_code: how.shell_code(),
+            timed_out: exec.timed_out,
+        };
+        if let Some(conn) = self.conns.get_mut(&exec.conn) {
+            conn.send(0, event, Vec::new());
+        }
+    }
+
+    /// Its deadline has passed: all that it started is killed.
+    pub(crate) fn exec_due(&mut self, id: u32) {
+        if let Some(exec) = self.execs.get_mut(&id) {
+            exec.deadline = None;
+            exec.timed_out = true;
+            exec.kill_all();
+        }
+    }
+
+    pub(crate) fn kill_exec(&mut self, container: &str, exec_id: &str, signal: i32) -> Result<(), Failure> {
+        let number = self.find(container)?;
+        let found = self.execs.values().find(|e| e.container == number && e.exec_id == exec_id);
+        let Some(exec) = found else {
+            let message = format!("container {container} has no running exec {exec_id}");
+            return Err(failure(FailureKind::NotFound, "kill exec", message));
+        };
+        if signal == 9 {
+            exec.kill_all();
+            return Ok(());
+        }
+        process::pidfd_send_signal(&exec.pidfd, signal)
+            .map_err(|e| failure(FailureKind::Internal, "kill exec", e))
+    }
+}
+
+impl Exec {
+    fn kill_all(&self) {
+        // The first process by its own descriptor too, should it have no group.
+        let _ = process::pidfd_send_signal(&self.pidfd, 9);
+        if let Some(group) = &self.group {
+            let _ = group.kill_now();
+        }
+    }
+}

@@ -1,0 +1,240 @@
+//! The loop, and what it knows.
+
+use crate::conn::Conn;
+use crate::containers::Container;
+use crate::execs::Exec;
+use crate::log::Stream;
+use crate::poll::{Poll, Token};
+use rustix::net::SocketFlags;
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+use strata_cgroup::Hierarchy;
+use strata_runtime::Namespaces;
+use strata_sys::process::{self, Exited};
+use strata_wire::PodPlan;
+
+/// What is read at once from streams and attached clients; there is one such buffer.
+const BUFFER: usize = 64 << 10;
+
+/// A reply that is owed: the connection and the request's ID.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Owed {
+    pub(crate) conn: u32,
+    pub(crate) request: u64,
+}
+
+/// Everything a shim knows.
+#[derive(Debug)]
+pub(crate) struct Shim {
+    pub(crate) plan: PodPlan,
+    pub(crate) poll: Poll,
+    listener: OwnedFd,
+    signals: nix::sys::signalfd::SignalFd,
+    watch: OwnedFd,
+    pub(crate) hierarchy: Hierarchy,
+    pub(crate) namespaces: Namespaces,
+    pub(crate) state_dir: OwnedFd,
+    pub(crate) pause: Option<Pause>,
+    pub(crate) conns: BTreeMap<u32, Conn>,
+    pub(crate) containers: BTreeMap<u32, Container>,
+    pub(crate) execs: BTreeMap<u32, Exec>,
+    pub(crate) shutdown: Option<Shutdown>,
+    next: u32,
+    leave: bool,
+}
+
+/// The init of the pod's shared PID namespace.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    pub(crate) pid: i32,
+    pub(crate) namespace: OwnedFd,
+}
+
+/// A shutdown under way.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Shutdown {
+    pub(crate) reply: Option<Owed>,
+    pub(crate) until: Instant,
+}
+
+/// How long the last processes may take to go.
+const SHUTDOWN_FOR: Duration = Duration::from_secs(10);
+
+/// How soon a condition that nothing announces (an empty cgroup) is looked at again.
+pub(crate) const TICK: Duration = Duration::from_millis(2);
+
+impl Shim {
+    #[allow(clippy::too_many_arguments)] // Called once, by setup, with what setup is there to make.
+    pub(crate) fn new(
+        plan: PodPlan,
+        poll: Poll,
+        listener: OwnedFd,
+        signals: nix::sys::signalfd::SignalFd,
+        watch: OwnedFd,
+        hierarchy: Hierarchy,
+        namespaces: Namespaces,
+        state_dir: OwnedFd,
+    ) -> Self {
+        Self {
+            plan,
+            poll,
+            listener,
+            signals,
+            watch,
+            hierarchy,
+            namespaces,
+            state_dir,
+            pause: None,
+            conns: BTreeMap::new(),
+            containers: BTreeMap::new(),
+            execs: BTreeMap::new(),
+            shutdown: None,
+            next: 0,
+            leave: false,
+        }
+    }
+
+    /// Forks the init of a shared PID namespace, if the pod has one.
+    pub(crate) fn make_shared_pid_namespace(&mut self) -> io::Result<()> {
+        if !self.plan.shared_pid {
+            return Ok(());
+        }
+        let group = self.hierarchy.group(&self.plan.pause_cgroup).map_err(io::Error::other)?;
+        let child = strata_runtime::reaping_init(&group).map_err(io::Error::other)?;
+        let namespace = strata_sys::ns::open_of(child.pid, strata_sys::ns::NsKind::Pid)?;
+        self.pause = Some(Pause { pid: child.pid, namespace });
+        Ok(())
+    }
+
+    /// A number for something new.
+    pub(crate) fn next_id(&mut self) -> u32 {
+        self.next = self.next.wrapping_add(1);
+        self.next
+    }
+
+    /// Runs until the pod is gone.
+    pub(crate) fn run(mut self) -> io::Result<()> {
+        let mut buffer = vec![0; BUFFER];
+        while !self.leave {
+            for token in self.poll.wait(self.next_deadline())? {
+                self.handle(token, &mut buffer);
+            }
+            self.pass_deadlines();
+            self.flush();
+        }
+        Ok(())
+    }
+
+    fn handle(&mut self, token: Token, buffer: &mut [u8]) {
+        match token {
+            Token::Listener => self.accept(),
+            Token::Signals => self.reap(buffer),
+            Token::StateDir => self.begin_shutdown(None),
+            Token::Conn(id) => self.client_ready(id, buffer),
+            Token::Container(id) => self.container_reported(id),
+            Token::Exec(id) => self.exec_reported(id),
+            Token::Stdout(id) => {
+                self.output(id, Stream::Stdout, buffer);
+                self.input_writable(id);
+            }
+            Token::Stderr(id) => self.output(id, Stream::Stderr, buffer),
+            Token::Stdin(id) => self.input_writable(id),
+        }
+    }
+
+    fn accept(&mut self) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+            let id = self.next_id();
+            if self.poll.add(&socket, Token::Conn(id), true, false).is_ok() {
+                self.conns.insert(id, Conn::new(socket));
+            }
+        }
+    }
+
+    /// Reaps everything that has ended. A container's init cannot be reaped before the processes that were exec'd into
+    /// its PID namespace are, so no child may be waited for alone.
+    fn reap(&mut self, buffer: &mut [u8]) {
+        while let Ok(Some(_)) = self.signals.read_signal() {}
+        while let Ok(Some((pid, how))) = process::reap() {
+            self.ended(pid, how, buffer);
+        }
+    }
+
+    fn ended(&mut self, pid: i32, how: Exited, buffer: &mut [u8]) {
+        if let Some(id) = self.containers.iter().find(|(_, c)| c.pid == pid).map(|(id, _)| *id) {
+            self.container_ended(id, how, buffer);
+        } else if let Some(id) = self.execs.iter().find(|(_, e)| e.pid == pid).map(|(id, _)| *id) {
+            self.exec_ended(id, how);
+        } else if self.pause.as_ref().is_some_and(|p| p.pid == pid) {
+            // The kernel has killed every process of the namespace with it.
+            self.pause = None;
+        }
+    }
+
+    /// The earliest moment at which something is due without an event.
+    fn next_deadline(&self) -> Option<Instant> {
+        let containers = self.containers.values().filter_map(Container::deadline);
+        let execs = self.execs.values().filter_map(|e| e.deadline);
+        let shutdown = self.shutdown.iter().map(|_| Instant::now() + TICK);
+        containers.chain(execs).chain(shutdown).min()
+    }
+
+    fn pass_deadlines(&mut self) {
+        let now = Instant::now();
+        let due = |deadline: Option<Instant>| deadline.is_some_and(|at| at <= now);
+        let containers: Vec<u32> =
+            self.containers.iter().filter(|(_, c)| due(c.deadline())).map(|(id, _)| *id).collect();
+        containers.into_iter().for_each(|id| self.container_due(id, now));
+        let execs: Vec<u32> = self.execs.iter().filter(|(_, e)| due(e.deadline)).map(|(id, _)| *id).collect();
+        execs.into_iter().for_each(|id| self.exec_due(id));
+        if let Some(shutdown) = self.shutdown {
+            self.continue_shutdown(shutdown, now);
+        }
+    }
+
+    /// Kills everything, and leaves once it has gone.
+    pub(crate) fn begin_shutdown(&mut self, reply: Option<Owed>) {
+        for container in self.containers.values() {
+            let _ = container.group.kill_now();
+        }
+        if let Some(pause) = &self.pause {
+            let _ = process::kill(pause.pid, 9);
+        }
+        self.shutdown = Some(Shutdown { reply, until: Instant::now() + SHUTDOWN_FOR });
+    }
+
+    fn continue_shutdown(&mut self, shutdown: Shutdown, now: Instant) {
+        let alive = self.pause.is_some() || self.containers.values().any(|c| c.pid != 0 || c.draining());
+        if alive && now < shutdown.until {
+            return;
+        }
+        if let Some(owed) = shutdown.reply {
+            self.reply(owed, strata_wire::Reply::Ok);
+        }
+        self.flush();
+        self.leave = true;
+    }
+
+    /// Sends what waits, and forgets connections that are over.
+    fn flush(&mut self) {
+        let (poll, mut over) = (&self.poll, Vec::new());
+        for (id, conn) in &mut self.conns {
+            if conn.flush() {
+                conn.watch(poll, *id);
+            } else {
+                over.push(*id);
+            }
+        }
+        over.into_iter().for_each(|id| self.close(id));
+    }
+
+    pub(crate) fn close(&mut self, id: u32) {
+        if let Some(conn) = self.conns.remove(&id) {
+            self.poll.remove(conn.socket.as_fd());
+            self.client_gone(&conn);
+        }
+    }
+}
