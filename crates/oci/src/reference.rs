@@ -382,7 +382,7 @@ mod tests {
         #[test]
         fn round_trip(
             host in prop_oneof![
-                Just(String::new()),
+                Just("docker.io/".to_owned()),
                 "[a-z0-9]([a-z0-9-]{0,5}[a-z0-9])?(\\.[a-zA-Z0-9]{1,5}){1,2}(:[0-9]{1,4})?/",
                 Just("localhost:5000/".to_owned()),
                 Just("[::1]:80/".to_owned()),

@@ -1,0 +1,343 @@
+//! Manifests and indexes, in OCI's form and Docker's schema 2.
+
+use crate::digest::{Digest, DigestError};
+use crate::platform::Platform;
+use oci_spec::image as spec;
+use serde::Serialize;
+
+/// OCI image manifest.
+pub const OCI_MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
+/// OCI image index.
+pub const OCI_INDEX: &str = "application/vnd.oci.image.index.v1+json";
+/// OCI image config.
+pub const OCI_CONFIG: &str = "application/vnd.oci.image.config.v1+json";
+/// OCI layer, compressed with gzip.
+pub const OCI_LAYER_GZIP: &str = "application/vnd.oci.image.layer.v1.tar+gzip";
+/// Docker image manifest, version 2, schema 2.
+pub const DOCKER_MANIFEST: &str = "application/vnd.docker.distribution.manifest.v2+json";
+/// Docker manifest list.
+pub const DOCKER_LIST: &str = "application/vnd.docker.distribution.manifest.list.v2+json";
+/// Docker image config.
+pub const DOCKER_CONFIG: &str = "application/vnd.docker.container.image.v1+json";
+
+/// Every media type that [`Document::parse`] understands, for `Accept`.
+pub const ACCEPTED: [&str; 4] = [OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST];
+
+/// The most bytes of a manifest or index that are read: what registries commonly accept.
+pub const MAX_SIZE: usize = 4 << 20;
+
+/// The most layers of one image: far beyond what builders make (127), below what overlayfs stacks (500).
+pub const MAX_LAYERS: usize = 500;
+
+/// Why a document cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum DocumentError {
+    /// Not JSON of the right shape.
+    #[error("{what} cannot be parsed: {why}")]
+    Parse {
+        /// Which sort of document.
+        what: &'static str,
+        /// What is wrong.
+        why: String,
+    },
+    /// A digest that is none.
+    #[error("descriptor of {media_type}: {source}")]
+    Digest {
+        /// The descriptor's media type.
+        media_type: String,
+        /// What is wrong.
+        source: DigestError,
+    },
+    /// Docker's schema 1, dead since 2019.
+    #[error("{0} is Docker's image manifest schema 1, which is no longer supported: push the image again with a current client")]
+    Schema1(String),
+    /// Some other media type.
+    #[error("media type {0:?} is neither an image manifest nor an index")]
+    MediaType(String),
+    /// A layer of some other media type.
+    #[error("layer media type {0:?} is not supported: only tar, tar+gzip and tar+zstd layers are")]
+    Layer(String),
+    /// A config of some other media type: an artifact.
+    #[error("config media type {0:?} is not an image config: this is an artifact, not a container image")]
+    NotAnImage(String),
+    /// More layers than [`MAX_LAYERS`].
+    #[error("{0} layers are too many: an image may have at most {MAX_LAYERS}")]
+    TooManyLayers(usize),
+    /// No manifest for a platform.
+    #[error("no manifest for {wanted}; the index offers {offered}")]
+    NoPlatform {
+        /// What was asked for.
+        wanted: String,
+        /// What there is.
+        offered: String,
+    },
+}
+
+/// What content is and where: media type, digest, size.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Descriptor {
+    /// Media type.
+    pub media_type: String,
+    /// Digest of the bytes.
+    pub digest: Digest,
+    /// How many bytes.
+    pub size: u64,
+}
+
+impl Descriptor {
+    fn of(d: &spec::Descriptor) -> Result<Self, DocumentError> {
+        let media_type = d.media_type().to_string();
+        let digest = Digest::parse(d.digest().as_ref())
+            .map_err(|source| DocumentError::Digest { media_type: media_type.clone(), source })?;
+        Ok(Self { media_type, digest, size: d.size() })
+    }
+
+    /// How a layer is compressed.
+    ///
+    /// # Errors
+    /// If this is no layer.
+    pub fn compression(&self) -> Result<Compression, DocumentError> {
+        Compression::of_layer(&self.media_type)
+    }
+}
+
+/// How a layer's tar is compressed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// gzip (RFC 1952), of one or several members.
+    Gzip,
+    /// Zstandard (RFC 8878).
+    Zstd,
+}
+
+impl Compression {
+    /// By a layer's media type.
+    ///
+    /// # Errors
+    /// If it is none of a layer's; encrypted ones too.
+    pub fn of_layer(media_type: &str) -> Result<Self, DocumentError> {
+        match media_type {
+            "application/vnd.oci.image.layer.v1.tar"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar"
+            | "application/vnd.docker.image.rootfs.diff.tar" => Ok(Self::None),
+            OCI_LAYER_GZIP
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+gzip"
+            | "application/vnd.docker.image.rootfs.diff.tar.gzip"
+            | "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip" => Ok(Self::Gzip),
+            "application/vnd.oci.image.layer.v1.tar+zstd"
+            | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
+            | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Self::Zstd),
+            other => Err(DocumentError::Layer(other.chars().take(200).collect())),
+        }
+    }
+}
+
+/// An image for one platform.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Manifest {
+    /// Its config.
+    pub config: Descriptor,
+    /// Its layers, lowest first.
+    pub layers: Vec<Descriptor>,
+}
+
+/// Images for several platforms.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Index {
+    /// What it lists, in order.
+    pub manifests: Vec<(Descriptor, Option<Platform>)>,
+}
+
+/// Either.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Document {
+    /// An image for one platform.
+    Manifest(Manifest),
+    /// Images for several.
+    Index(Index),
+}
+
+#[derive(serde::Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Probe {
+    schema_version: Option<u32>,
+    media_type: Option<String>,
+    manifests: Option<serde::de::IgnoredAny>,
+    layers: Option<serde::de::IgnoredAny>,
+}
+
+impl Document {
+    /// Reads a manifest or an index. The document's own `mediaType` must not contradict the transport's, which may be
+    /// empty: a document may be served as one thing and read as another otherwise (CVE-2021-41190).
+    ///
+    /// # Errors
+    /// If it is neither, or not of its schema, or has layers that are none.
+    pub fn parse(media_type: &str, bytes: &[u8]) -> Result<Self, DocumentError> {
+        let wrap = |what| move |e: &dyn std::fmt::Display| DocumentError::Parse { what, why: e.to_string() };
+        let media_type = media_type.split(';').next().unwrap_or("").trim();
+        if media_type.starts_with("application/vnd.docker.distribution.manifest.v1") {
+            return Err(DocumentError::Schema1(media_type.into()));
+        }
+        let probe: Probe = serde_json::from_slice(bytes).map_err(|e| wrap("manifest")(&e))?;
+        if probe.schema_version == Some(1) {
+            return Err(DocumentError::Schema1("this manifest".into()));
+        }
+        if probe.manifests.is_some() && probe.layers.is_some() {
+            return Err(wrap("manifest")(&"it has both layers and manifests, so it is ambiguous"));
+        }
+        let own = probe.media_type.as_deref().unwrap_or("");
+        let known = |t: &str| ACCEPTED.contains(&t);
+        if known(media_type) && !own.is_empty() && own != media_type {
+            return Err(wrap("manifest")(&format!("it says {own}, but was served as {media_type}")));
+        }
+        let kind = match (known(media_type), own) {
+            (true, _) => media_type,
+            (false, "") if probe.manifests.is_some() => OCI_INDEX,
+            (false, "") if probe.layers.is_some() => OCI_MANIFEST,
+            (false, "") => media_type,
+            (false, own) => own,
+        };
+        match kind {
+            OCI_INDEX | DOCKER_LIST => Index::parse(bytes).map(Self::Index),
+            OCI_MANIFEST | DOCKER_MANIFEST => Manifest::parse(bytes).map(Self::Manifest),
+            other => Err(DocumentError::MediaType(other.chars().take(200).collect())),
+        }
+    }
+}
+
+impl Manifest {
+    fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let m: spec::ImageManifest = serde_json::from_slice(bytes)
+            .map_err(|e| DocumentError::Parse { what: "image manifest", why: e.to_string() })?;
+        let config = Descriptor::of(m.config())?;
+        if ![OCI_CONFIG, DOCKER_CONFIG].contains(&config.media_type.as_str()) {
+            return Err(DocumentError::NotAnImage(config.media_type));
+        }
+        if m.layers().len() > MAX_LAYERS {
+            return Err(DocumentError::TooManyLayers(m.layers().len()));
+        }
+        let layers = m.layers().iter().map(Descriptor::of).collect::<Result<Vec<_>, _>>()?;
+        for layer in &layers {
+            layer.compression()?;
+        }
+        Ok(Self { config, layers })
+    }
+
+    /// The bytes of an OCI manifest.
+    pub fn to_json(&self) -> Vec<u8> {
+        #[derive(Serialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Out<'a> {
+            schema_version: u32,
+            media_type: &'a str,
+            config: &'a Descriptor,
+            layers: &'a [Descriptor],
+        }
+        let out = Out { schema_version: 2, media_type: OCI_MANIFEST, config: &self.config, layers: &self.layers };
+        // Strings and numbers only: there is nothing in it that JSON cannot say.
+        serde_json::to_vec(&out).unwrap_or_default()
+    }
+}
+
+impl Index {
+    fn parse(bytes: &[u8]) -> Result<Self, DocumentError> {
+        let index: spec::ImageIndex = serde_json::from_slice(bytes)
+            .map_err(|e| DocumentError::Parse { what: "image index", why: e.to_string() })?;
+        let manifests = index
+            .manifests()
+            .iter()
+            .map(|d| {
+                let platform = d.platform().as_ref().map(|p| Platform {
+                    os: p.os().to_string(),
+                    architecture: p.architecture().to_string(),
+                    variant: p.variant().clone().unwrap_or_default(),
+                });
+                Ok((Descriptor::of(d)?, platform))
+            })
+            .collect::<Result<_, DocumentError>>()?;
+        Ok(Self { manifests })
+    }
+
+    /// The manifest that serves a platform best; the first of several equals.
+    ///
+    /// # Errors
+    /// If there is none; the text lists what there is.
+    pub fn select(&self, wanted: &Platform) -> Result<&Descriptor, DocumentError> {
+        let best = self
+            .manifests
+            .iter()
+            .filter(|(d, _)| [OCI_MANIFEST, DOCKER_MANIFEST].contains(&d.media_type.as_str()))
+            .filter_map(|(d, p)| Some((wanted.rank(p.as_ref()?)?, d)))
+            .min_by_key(|(rank, _)| *rank);
+        if let Some((_, descriptor)) = best {
+            return Ok(descriptor);
+        }
+        let offered: Vec<_> = self
+            .manifests
+            .iter()
+            .filter_map(|(_, p)| p.as_ref())
+            .filter(|p| p.os != "unknown")
+            .map(ToString::to_string)
+            .collect();
+        let offered = if offered.is_empty() { "nothing with a platform".into() } else { offered.join(", ") };
+        Err(DocumentError::NoPlatform { wanted: wanted.to_string(), offered })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn descriptor(media_type: &str, extra: &str) -> String {
+        let digest = Digest::sha256_of(media_type.as_bytes());
+        format!(r#"{{"mediaType":"{media_type}","digest":"{digest}","size":3{extra}}}"#)
+    }
+
+    fn manifest(layer: &str) -> String {
+        let (config, layer) = (descriptor(OCI_CONFIG, ""), descriptor(layer, ""));
+        format!(r#"{{"schemaVersion":2,"config":{config},"layers":[{layer}]}}"#)
+    }
+
+    #[test]
+    fn a_manifest_round_trips() {
+        let Document::Manifest(m) = Document::parse(OCI_MANIFEST, manifest(OCI_LAYER_GZIP).as_bytes()).unwrap() else {
+            panic!("no manifest")
+        };
+        assert_eq!(m.layers[0].compression(), Ok(Compression::Gzip));
+        assert_eq!(Document::parse("", &m.to_json()).unwrap(), Document::Manifest(m));
+    }
+
+    #[test]
+    fn platforms_are_chosen_and_listed() {
+        let p = |a: &str, os: &str| format!(r#","platform":{{"os":"{os}","architecture":"{a}"}}"#);
+        let list = [p("arm64", "linux"), p("amd64", "linux"), p("unknown", "unknown")]
+            .map(|x| descriptor(DOCKER_MANIFEST, &x))
+            .join(",");
+        let text = format!(r#"{{"schemaVersion":2,"mediaType":"{DOCKER_LIST}","manifests":[{list}]}}"#);
+        let Document::Index(index) = Document::parse(DOCKER_LIST, text.as_bytes()).unwrap() else { panic!() };
+        assert_eq!(index.select(&"linux/amd64".parse().unwrap()).unwrap(), &index.manifests[1].0);
+        let error = index.select(&"linux/s390x".parse().unwrap()).unwrap_err().to_string();
+        assert_eq!(error, "no manifest for linux/s390x; the index offers linux/arm64, linux/amd64");
+    }
+
+    #[test]
+    fn what_is_refused() {
+        let bad = |t: &str, text: &str| Document::parse(t, text.as_bytes()).unwrap_err();
+        assert!(matches!(bad("", "{\"schemaVersion\":1}"), DocumentError::Schema1(_)));
+        assert!(matches!(bad("text/html", "{}"), DocumentError::MediaType(_)));
+        assert!(matches!(bad(OCI_MANIFEST, "<html>"), DocumentError::Parse { .. }));
+        let encrypted = manifest("application/vnd.oci.image.layer.v1.tar+gzip+encrypted");
+        assert!(matches!(bad(OCI_MANIFEST, &encrypted), DocumentError::Layer(_)));
+        let both = manifest(OCI_LAYER_GZIP).replacen('{', r#"{"manifests":[],"#, 1);
+        assert!(bad(OCI_MANIFEST, &both).to_string().contains("ambiguous"));
+        let swapped = manifest(OCI_LAYER_GZIP).replacen('{', &format!(r#"{{"mediaType":"{OCI_INDEX}","#), 1);
+        assert!(bad(OCI_MANIFEST, &swapped).to_string().contains("served as"));
+        let artifact = manifest(OCI_LAYER_GZIP).replace(OCI_CONFIG, "application/vnd.cncf.helm.config.v1+json");
+        assert!(matches!(bad(OCI_MANIFEST, &artifact), DocumentError::NotAnImage(_)));
+        let digest = manifest(OCI_LAYER_GZIP).replace("sha256:", "sha256:../");
+        assert!(matches!(bad(OCI_MANIFEST, &digest), DocumentError::Digest { .. } | DocumentError::Parse { .. }));
+    }
+}
