@@ -254,6 +254,11 @@ impl Join {
         Ok(())
     }
 
+    /// The descriptors that [`Self::enter`] writes to.
+    pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.tasks.iter().map(|(fd, _)| fd.as_fd())
+    }
+
     /// The unified directory, for `CLONE_INTO_CGROUP`.
     pub fn unified(&self) -> Option<BorrowedFd<'_>> {
         self.unified.as_ref().map(AsFd::as_fd)

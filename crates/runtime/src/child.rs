@@ -32,6 +32,16 @@ pub struct Spawned {
     pub channel: Channel,
 }
 
+/// The exit code of a process that did not become its program: 127 and 126 as a shell has it, 128 for what went wrong
+/// before.
+pub fn exit_code(kind: FailureKind) -> i32 {
+    match kind {
+        FailureKind::ExecNotFound => 127,
+        FailureKind::ExecFailed => 126,
+        _ => 128,
+    }
+}
+
 /// The caller's end. Non-blocking: watch it for reading.
 #[derive(Debug)]
 pub struct Channel {
@@ -93,18 +103,21 @@ impl ChildEnd {
             .map_err(|e| failure(FailureKind::Internal, "report readiness", e))
     }
 
-    /// Says what failed. By write(2), which a seccomp filter hardly denies; if nobody listens, nobody needs it.
-    pub(crate) fn failed(&self, failure: Failure) {
+    /// Says what failed, and gives the exit code for it. By write(2), which a seccomp filter hardly denies; if nobody
+    /// listens, nobody needs it.
+    pub(crate) fn failed(&self, failure: Failure) -> i32 {
+        let code = exit_code(failure.kind);
         let Ok(bytes) = frame::encode(&Envelope { id: 0, fds: 0, body: Report::Failed(failure) }) else {
-            return;
+            return code;
         };
         let mut rest = bytes.as_slice();
         while let Ok(n) = rustix::io::write(&self.0, rest) {
             if n == 0 || n >= rest.len() {
-                return;
+                break;
             }
             rest = &rest[n..];
         }
+        code
     }
 
     /// Waits until the caller lets the program run; `false`: it has gone.
@@ -137,7 +150,12 @@ pub struct StandardFds<'a> {
     pub stderr: Option<BorrowedFd<'a>>,
 }
 
-impl StandardFds<'_> {
+impl<'a> StandardFds<'a> {
+    /// Those that are there.
+    pub(crate) fn fds(&self) -> impl Iterator<Item = BorrowedFd<'a>> + use<'a> {
+        [self.stdin, self.stdout, self.stderr].into_iter().flatten()
+    }
+
     /// Puts them in place; what is missing becomes `null`.
     pub(crate) fn install(&self, null: BorrowedFd<'_>) -> Result<(), Failure> {
         for (fd, to) in [(self.stdin, 0), (self.stdout, 1), (self.stderr, 2)] {

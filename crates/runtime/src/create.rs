@@ -6,7 +6,7 @@ use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use strata_cgroup::{Group, Join};
 use strata_sys::CallExt;
-use strata_sys::clone::{Clone3, CloneFlags, clone3};
+use strata_sys::clone::{Clone3, CloneFlags, clone3_keeping};
 use strata_sys::ns::{self, NsKind};
 use strata_sys::path::Root;
 use strata_wire::message::Failure;
@@ -21,6 +21,23 @@ pub struct Namespaces {
     pub ipc: Option<OwnedFd>,
     /// UTS.
     pub uts: Option<OwnedFd>,
+}
+
+impl Namespaces {
+    fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        [&self.net, &self.ipc, &self.uts].into_iter().flatten().map(AsFd::as_fd)
+    }
+
+    /// Moves the calling process into them.
+    pub(crate) fn join(&self) -> Result<(), Failure> {
+        let all = [(&self.net, NsKind::Net), (&self.ipc, NsKind::Ipc), (&self.uts, NsKind::Uts)];
+        for (fd, kind) in all {
+            if let Some(fd) = fd {
+                ns::setns(fd, kind).step(|| format!("join the pod's {} namespace", kind.name()))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// What a container is created with beside its plan.
@@ -45,15 +62,15 @@ pub fn create(plan: &ContainerPlan, context: &CreateContext<'_>) -> Result<Spawn
         PidMode::Container => CloneFlags::NEWNS | CloneFlags::NEWPID,
         PidMode::Pod | PidMode::Node => CloneFlags::NEWNS,
     };
+    let args = Clone3 { flags, into_cgroup: join.unified(), sibling: false };
+    let mut keep = vec![null.as_fd(), theirs.as_fd()];
+    keep.extend(join.fds());
+    keep.extend(context.namespaces.fds());
+    keep.extend(context.streams.fds());
     let spawned = with_pid_namespace(context.pid.filter(|_| plan.pid == PidMode::Pod), || {
-        clone3(&Clone3 { flags, into_cgroup: join.unified(), sibling: false }, || {
-            match child(plan, context, &join, &theirs, null.as_fd()) {
-                Ok(code) => code,
-                Err(failure) => {
-                    theirs.failed(failure);
-                    1
-                }
-            }
+        clone3_keeping(&args, &keep, || match child(plan, context, &join, &theirs, null.as_fd()) {
+            Ok(code) => code,
+            Err(failure) => theirs.failed(failure),
         })
     })
     .step(|| "create the container's process".into())?;
@@ -91,18 +108,19 @@ fn child(
 ) -> Result<i32, Failure> {
     let mut warnings = Vec::new();
     join.enter().step(|| "enter the container's cgroup".into())?;
-    join_namespaces(context.namespaces)?;
+    context.namespaces.join()?;
     if plan.cgroup_namespace {
         ns::unshare(&[NsKind::Cgroup]).step(|| "cgroup namespace".into())?;
     }
     strata_sys::process::reset_signals().step(|| "signals".into())?;
+    let shared = mounts::open_shared(&plan.mounts)?;
     strata_sys::mount::set_propagation(std::path::Path::new("/"), strata_sys::mount::Propagation::Slave)
         .step(|| "mount namespace".into())?;
 
     // Nobody's umask may change the modes of what is made from here on.
     rustix::process::umask(Mode::empty());
     let root = rootfs::attach(&plan.rootfs)?;
-    mounts::attach_all(&root, &plan.mounts, context.cgroup)?;
+    mounts::attach_all(&root, &plan.mounts, shared, context.cgroup)?;
     devices::make_all(&root, &plan.devices)?;
     let pty = match plan.stdio.tty {
         true => Some(devices::console(&root, plan.stdio.tty_size)?),
@@ -124,7 +142,7 @@ fn child(
     identity::before_barrier(&plan.process, &proc, &mut warnings)?;
     rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;
     match &pty {
-        Some(pty) => program::take_terminal(pty)?,
+        Some(pty) => program::take_terminal(pty, plan.process.uid)?,
         None => context.streams.install(null)?,
     }
     let master = pty.as_ref().map(|pty| pty.master.as_fd());
@@ -134,15 +152,4 @@ fn child(
         return Ok(1);
     }
     Err(program::run(&plan.process, &proc, channel.as_fd()))
-}
-
-fn join_namespaces(namespaces: &Namespaces) -> Result<(), Failure> {
-    let all =
-        [(&namespaces.net, NsKind::Net), (&namespaces.ipc, NsKind::Ipc), (&namespaces.uts, NsKind::Uts)];
-    for (fd, kind) in all {
-        if let Some(fd) = fd {
-            ns::setns(fd, kind).step(|| format!("join the pod's {} namespace", kind.name()))?;
-        }
-    }
-    Ok(())
 }

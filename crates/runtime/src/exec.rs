@@ -7,7 +7,7 @@ use rustix::thread::ThreadNameSpaceType;
 use std::os::fd::{AsFd, BorrowedFd};
 use strata_cgroup::{Group, Join};
 use strata_sys::CallExt;
-use strata_sys::clone::{Clone3, CloneFlags, clone3};
+use strata_sys::clone::{Clone3, CloneFlags, clone3_keeping};
 use strata_sys::path::Root;
 use strata_sys::tty;
 use strata_wire::message::Failure;
@@ -41,13 +41,14 @@ pub fn exec(plan: &ExecPlan, context: &ExecContext<'_>) -> Result<Spawned, Failu
     };
     let null = open_null()?;
     let (ours, theirs) = channel()?;
-    let unified = own.as_ref().and_then(Join::unified).or(base.unified());
+    let unified = own.as_ref().and_then(Join::unified).or_else(|| base.unified());
     let args = Clone3 { flags: CloneFlags::empty(), into_cgroup: unified, sibling: false };
+    let mut keep = vec![null.as_fd(), theirs.as_fd(), context.init];
+    keep.extend(base.fds().chain(own.iter().flat_map(Join::fds)));
+    keep.extend(context.streams.fds());
     let spawned = with_pid_namespace(Some(context.pid), || {
-        clone3(&args, || {
-            let failed = child(plan, context, &base, own.as_ref(), &theirs, null.as_fd());
-            theirs.failed(failed);
-            1
+        clone3_keeping(&args, &keep, || {
+            theirs.failed(child(plan, context, &base, own.as_ref(), &theirs, null.as_fd()))
         })
     })
     .step(|| "create the process".into())?;
@@ -106,7 +107,7 @@ fn set_up(
             if let Some((rows, cols)) = plan.tty_size {
                 tty::set_size(&pty.master, rows, cols).step(step)?;
             }
-            program::take_terminal(&pty)?;
+            program::take_terminal(&pty, plan.process.uid)?;
             Some(pty)
         }
     };

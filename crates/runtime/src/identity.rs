@@ -97,6 +97,11 @@ fn resource(name: &str) -> Option<nix::sys::resource::Resource> {
 /// a seccomp filter that needs CAP_SYS_ADMIN, user and groups, capabilities, a filter that does not.
 pub(crate) fn assume(plan: &Process, proc: &Root) -> Result<(), Failure> {
     set_labels(plan, proc)?;
+    limit(plan)
+}
+
+/// [`assume`] without labels.
+pub(crate) fn limit(plan: &Process) -> Result<(), Failure> {
     if plan.no_new_privs {
         process::set_no_new_privs().step(|| "no_new_privs".into())?;
     } else {

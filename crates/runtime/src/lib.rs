@@ -30,7 +30,7 @@ mod program;
 mod protect;
 mod rootfs;
 
-pub use child::{Channel, Report, Spawned, StandardFds};
+pub use child::{Channel, Report, Spawned, StandardFds, exit_code};
 pub use create::{CreateContext, Namespaces, create};
 pub use exec::{ExecContext, exec};
 pub use init::reaping_init;

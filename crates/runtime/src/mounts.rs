@@ -4,6 +4,7 @@
 use crate::{Step, failure, rootfs};
 use rustix::fs::{CWD, FileType, OFlags};
 use rustix::io::Errno;
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use strata_cgroup::{Group, Mode};
@@ -13,10 +14,38 @@ use strata_sys::path::Root;
 use strata_wire::message::{Failure, FailureKind};
 use strata_wire::plan::{Mount, MountAttrs, MountKind, Propagation};
 
-/// Attaches mounts in their order.
-pub(crate) fn attach_all(root: &Root, mounts: &[Mount], cgroup: &Group) -> Result<(), Failure> {
+/// Copies the sources of shared binds, in their order. It must happen before this namespace's mounts are made slaves of
+/// the host's: a copy of a slave hears of the host's mounts, but the host not of those made below it.
+pub(crate) fn open_shared(mounts: &[Mount]) -> Result<VecDeque<OwnedFd>, Failure> {
+    let mut trees = VecDeque::new();
+    for m in mounts {
+        if let MountKind::Bind { source, recursive, propagation: Propagation::Shared } = &m.kind {
+            trees.push_back(open_source(m, source, *recursive)?);
+        }
+    }
+    Ok(trees)
+}
+
+fn open_source(m: &Mount, source: &str, recursive: bool) -> Result<OwnedFd, Failure> {
+    mount::clone_tree(CWD, source, recursive).step(|| format!("bind mount {source} on {}", m.target))
+}
+
+/// Attaches mounts in their order; `shared` is what [`open_shared`] gave for them.
+pub(crate) fn attach_all(
+    root: &Root,
+    mounts: &[Mount],
+    mut shared: VecDeque<OwnedFd>,
+    cgroup: &Group,
+) -> Result<(), Failure> {
     mounts.iter().try_for_each(|m| match &m.kind {
-        MountKind::Bind { source, recursive, propagation } => bind(root, m, source, *recursive, *propagation),
+        MountKind::Bind { source, recursive, propagation } => {
+            let opened = if *propagation == Propagation::Shared { shared.pop_front() } else { None };
+            let tree = match opened {
+                Some(tree) => tree,
+                None => open_source(m, source, *recursive)?,
+            };
+            bind(root, m, &tree, *recursive, *propagation)
+        }
         MountKind::Fs { fstype, options } => new_fs(root, m, fstype, options),
         MountKind::Cgroup => cgroups(root, m, cgroup),
     })
@@ -35,24 +64,23 @@ fn attrs(attrs: MountAttrs) -> Attrs {
 fn bind(
     root: &Root,
     m: &Mount,
-    source: &str,
+    tree: &OwnedFd,
     recursive: bool,
     propagation: Propagation,
 ) -> Result<(), Failure> {
-    let step = || format!("bind mount {source} on {}", m.target);
-    let tree = mount::clone_tree(CWD, source, recursive).step(step)?;
-    let stat = rustix::fs::fstat(&tree).call(|| format!("fstat({source:?})")).step(step)?;
+    let step = || format!("bind mount on {}", m.target);
+    let stat = rustix::fs::fstat(tree).call(|| "fstat(bind source)".into()).step(step)?;
     // Mounts below are restricted only if that was asked for: a plain read-only bind leaves its submounts (KEP-3857).
     let own = attrs(m.attrs);
-    mount::set_attrs(&tree, own, Some(rootfs::propagation(propagation)), false).step(step)?;
+    mount::set_attrs(tree, own, Some(rootfs::propagation(propagation)), false).step(step)?;
     if m.attrs.recursive_readonly {
-        mount::set_attrs(&tree, Attrs { readonly: true, ..Attrs::default() }, None, true).step(step)?;
+        mount::set_attrs(tree, Attrs { readonly: true, ..Attrs::default() }, None, true).step(step)?;
     }
     let target = target(root, &m.target, FileType::from_raw_mode(stat.st_mode).is_dir())?;
-    mount::attach(&tree, &target).step(step)?;
+    mount::attach(tree, &target).step(step)?;
     // A copy of a shared mount is in its peer group even if detached; below the root only what was asked for may be.
     if recursive && propagation != Propagation::Shared {
-        mount::set_attrs(&tree, Attrs::default(), Some(rootfs::propagation(propagation)), true).step(step)?;
+        mount::set_attrs(tree, Attrs::default(), Some(rootfs::propagation(propagation)), true).step(step)?;
     }
     Ok(())
 }

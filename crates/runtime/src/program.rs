@@ -1,7 +1,7 @@
 //! The last steps: terminal, rights, working directory, descriptors, execve(2).
 
 use crate::{Step, failure, identity};
-use rustix::fs::Mode;
+use rustix::fs::{FileType, Mode, Uid};
 use rustix::io::Errno;
 use std::ffi::CString;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
@@ -15,7 +15,12 @@ use strata_wire::plan::Process;
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Makes a terminal the controlling one and all three standard streams. The caller leads a session.
-pub(crate) fn take_terminal(pty: &Pty) -> Result<(), Failure> {
+///
+/// It becomes the user's, as grantpt(3) has it, or /dev/tty could be used but /dev/stdout not be opened.
+pub(crate) fn take_terminal(pty: &Pty, uid: u32) -> Result<(), Failure> {
+    rustix::fs::fchown(&pty.slave, Some(Uid::from_raw(uid)), None)
+        .call(|| format!("fchown(terminal, {uid})"))
+        .step(|| "controlling terminal".into())?;
     tty::set_controlling(&pty.slave).step(|| "controlling terminal".into())?;
     for to in 0..=2 {
         process::set_standard_fd(pty.slave.as_fd(), to).step(|| "standard streams".into())?;
@@ -49,6 +54,7 @@ fn prepare(plan: &Process, proc: &Root, channel: BorrowedFd<'_>) -> Result<Comma
     // included, whose end tells the caller that the program runs.
     process::close_fds_except(&[]).step(|| "close descriptors".into())?;
     debug_assert!(channel.as_raw_fd() > 2);
+    own_streams(plan.uid)?;
     identity::assume(plan, proc)?;
     if as_root.is_err() {
         rustix::process::chdir(plan.cwd.as_str())
@@ -57,6 +63,21 @@ fn prepare(plan: &Process, proc: &Root, channel: BorrowedFd<'_>) -> Result<Comma
     }
     rustix::process::umask(Mode::from_raw_mode(plan.umask.unwrap_or(0o022)));
     Ok(command)
+}
+
+/// Gives the program's user its pipes, or /dev/stdout could be written but not opened. Only those: a file or a terminal
+/// that a client of an exec brought stays its owner's.
+fn own_streams(uid: u32) -> Result<(), Failure> {
+    let step = || "owner of the standard streams".to_owned();
+    for fd in [rustix::stdio::stdin(), rustix::stdio::stdout(), rustix::stdio::stderr()] {
+        let stat = rustix::fs::fstat(fd).call(|| "fstat".into()).step(step)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Fifo && stat.st_uid != uid {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(uid)), None)
+                .call(|| format!("fchown({uid})"))
+                .step(step)?;
+        }
+    }
+    Ok(())
 }
 
 fn exec(command: &Command, plan: &Process) -> Failure {

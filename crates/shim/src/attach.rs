@@ -9,6 +9,9 @@ use strata_wire::Reply;
 use strata_wire::attach::{AttachFrame, MAX_PAYLOAD};
 use strata_wire::message::{Failure, FailureKind};
 
+/// How many buffers full of output one container gives before the others' turn.
+const ROUNDS: usize = 4;
+
 impl Shim {
     pub(crate) fn attach(
         &mut self,
@@ -70,10 +73,8 @@ impl Shim {
                     at += n;
                     match frame {
                         AttachFrame::Stdin(data) if attachment.stdin => container.streams.push_input(&data),
-                        AttachFrame::StdinEof if attachment.stdin => {
-                            if container.plan.stdio.stdin_once && container.first_attached == Some(id) {
-                                container.streams.end_input();
-                            }
+                        AttachFrame::StdinEof if attachment.stdin && container.input_ends_with(id) => {
+                            container.streams.end_input();
                         }
                         AttachFrame::Resize { rows, cols } => {
                             if let Some(terminal) = container.streams.terminal() {
@@ -97,9 +98,6 @@ impl Shim {
     /// A container can take more input: clients that wait go on.
     pub(crate) fn input_writable(&mut self, id: u32) {
         let Some(container) = self.containers.get_mut(&id) else { return };
-        if !container.streams.takes_input() {
-            return;
-        }
         container.streams.write_input(&self.poll, id);
         let waiting: Vec<u32> = self
             .conns
@@ -110,16 +108,18 @@ impl Shim {
         waiting.into_iter().for_each(|n| self.take_input(n));
     }
 
+    /// A container has closed its standard input: clients that wait are read from again, to no effect.
+    pub(crate) fn input_refused(&mut self, id: u32) {
+        let Some(container) = self.containers.get_mut(&id) else { return };
+        container.streams.refuse_input();
+        self.input_writable(id);
+    }
+
     /// A container has output: to the log, and to whoever is attached.
     pub(crate) fn output(&mut self, id: u32, stream: Stream, buffer: &mut [u8]) {
         // Bounded, so that one talkative container does not keep the loop from the others; what is left makes epoll
-        // report again. At the end everything is taken.
-        let rounds = match self.containers.get(&id) {
-            Some(container) if container.draining() => usize::MAX,
-            Some(_) => 4,
-            None => return,
-        };
-        for _ in 0..rounds {
+        // report again.
+        for _ in 0..ROUNDS {
             let Some(container) = self.containers.get_mut(&id) else { return };
             let Some(data) = container.streams.read(stream, buffer) else { break };
             if data.is_empty() {
@@ -132,11 +132,11 @@ impl Shim {
                 match stream {
                     Stream::Stdout => {
                         let frame = AttachFrame::Stdout(chunk.to_vec());
-                        self.to_attached(id, &frame, |a| a.stdout);
+                        self.tell_attached(id, &frame, |a| a.stdout);
                     }
                     Stream::Stderr => {
                         let frame = AttachFrame::Stderr(chunk.to_vec());
-                        self.to_attached(id, &frame, |a| a.stderr);
+                        self.tell_attached(id, &frame, |a| a.stderr);
                     }
                 }
             }
@@ -145,7 +145,7 @@ impl Shim {
     }
 
     /// Queues a frame for those attached clients that want it.
-    pub(crate) fn to_attached(&mut self, id: u32, frame: &AttachFrame, wants: impl Fn(&Attachment) -> bool) {
+    pub(crate) fn tell_attached(&mut self, id: u32, frame: &AttachFrame, wants: impl Fn(&Attachment) -> bool) {
         for conn in self.conns.values_mut() {
             if matches!(&conn.role, Role::Attached(a) if a.container == id && wants(a)) {
                 conn.send_frame(frame);

@@ -78,6 +78,10 @@ impl Conn {
         if self.closing {
             return;
         }
+        if self.queued > MAX_LAG && !self.flush() {
+            self.closing = true;
+            return;
+        }
         if self.queued > MAX_LAG {
             // What has been begun must be ended, or the client could not read the word that says so.
             self.out.truncate(1);

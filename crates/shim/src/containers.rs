@@ -66,6 +66,8 @@ pub(crate) struct Container {
     stage: Stage,
     started_at: i64,
     exit: Option<ExitRecord>,
+    /// The exit code of a program that could not be run.
+    failed: Option<i32>,
     removing: Option<(Owed, Instant)>,
 }
 
@@ -100,13 +102,18 @@ impl Container {
             phase,
             pid: self.pid,
             started_at: self.started_at,
-            exit: self.exit.clone(),
+            exit: self.exit.clone().filter(|_| phase == Phase::Exited),
             stdin_closed: self.streams.input_closed(),
         })
     }
 
+    /// Whether a client's end of input is standard input's.
+    pub(crate) fn input_ends_with(&self, client: u32) -> bool {
+        self.plan.stdio.stdin_once && self.first_attached == Some(client)
+    }
+
     pub(crate) fn exit_code(&self) -> Option<i32> {
-        self.exit.as_ref().map(|exit| exit.exit_code)
+        self.exit.as_ref().filter(|_| matches!(self.stage, Stage::Exited)).map(|exit| exit.exit_code)
     }
 }
 
@@ -161,6 +168,7 @@ impl Shim {
             stage: Stage::Creating { reply, until: Instant::now() + allowed },
             started_at: 0,
             exit: None,
+            failed: None,
             removing: None,
         };
         self.containers.insert(id, container);
@@ -220,11 +228,16 @@ impl Shim {
         let _ = process::pidfd_send_signal(&container.pidfd, 9);
         match container.stage {
             Stage::Creating { reply, .. } => {
+                let removing = container.removing;
                 self.containers.remove(&id);
                 self.reply(reply, Reply::Error(failed));
+                if let Some((removal, _)) = removing {
+                    self.reply(removal, Reply::Ok);
+                }
             }
             Stage::Starting { reply } => {
                 container.stage = Stage::Running;
+                container.failed = Some(strata_runtime::exit_code(failed.kind));
                 self.reply(reply, Reply::Error(failed));
             }
             _ => {}
@@ -260,6 +273,8 @@ impl Shim {
             // No kernel kills the rest of a PID namespace that is not the container's own.
             let _ = container.group.kill_now();
         }
+        // What could not be run may have been killed before it could exit by itself.
+        let how = container.failed.map_or(how, Exited::Code);
         let signal = match how {
             Exited::Signal { signal, .. } => Some(signal),
             Exited::Code(_) => None,
@@ -302,8 +317,9 @@ impl Shim {
         if let Ok(json) = serde_json::to_vec(&exit) {
             let _ = strata_sys::durable::write_file_volatile(&self.state_dir, &name, &json, 0o600);
         }
-        self.to_attached(id, &AttachFrame::Exit(exit.exit_code), |_| true);
+        self.tell_attached(id, &AttachFrame::Exit(exit.exit_code), |_| true);
         self.announce(&Event::Exited(exit));
+        self.continue_removal(id, Instant::now());
     }
 
     /// A container's deadline has passed, or its removal is to be looked at again.

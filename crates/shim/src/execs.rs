@@ -28,6 +28,8 @@ pub(crate) struct Exec {
     reply: Option<Owed>,
     /// The terminal's master, for that reply.
     master: Option<OwnedFd>,
+    /// Whether it was set up.
+    ready: bool,
     conn: u32,
     timed_out: bool,
 }
@@ -90,6 +92,7 @@ impl Shim {
             channel: Some(spawned.channel),
             reply: Some(reply),
             master: None,
+            ready: false,
             conn: reply.conn,
             timed_out: false,
         };
@@ -104,11 +107,15 @@ impl Shim {
             let failed = match channel.receive() {
                 Ok(None) => return,
                 Ok(Some((Report::Ready { .. }, mut fds))) => {
-                    exec.master = fds.pop();
+                    (exec.master, exec.ready) = (fds.pop(), true);
                     continue;
                 }
                 Ok(Some((Report::Failed(failure), _))) => Some(failure),
-                Err(FrameError::Closed) => None,
+                Err(FrameError::Closed) if exec.ready => None,
+                Err(FrameError::Closed) => {
+                    let message = "the process died without saying why; the container may be out of memory";
+                    Some(failure(FailureKind::Internal, "exec", message))
+                }
                 Err(e) => Some(failure(FailureKind::Internal, "report of the exec", e)),
             };
             exec.channel = None;

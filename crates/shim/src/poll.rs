@@ -63,11 +63,27 @@ impl Token {
     }
 }
 
+/// A descriptor that became ready.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Ready {
+    /// Which.
+    pub(crate) token: Token,
+    /// Whether the other end has gone.
+    pub(crate) gone: bool,
+}
+
 /// The one epoll instance. Descriptors leave it by being closed.
 #[derive(Debug)]
 pub(crate) struct Poll(OwnedFd);
 
 const BATCH: usize = 32;
+
+impl Ready {
+    fn of(event: &epoll::Event) -> Option<Self> {
+        let (token, flags) = (Token::unpack(event.data.u64())?, event.flags);
+        Some(Self { token, gone: flags.intersects(EventFlags::ERR | EventFlags::HUP) })
+    }
+}
 
 impl Poll {
     pub(crate) fn new() -> io::Result<Self> {
@@ -95,7 +111,7 @@ impl Poll {
     }
 
     /// Waits for events, at most until the deadline.
-    pub(crate) fn wait(&self, until: Option<Instant>) -> io::Result<Vec<Token>> {
+    pub(crate) fn wait(&self, until: Option<Instant>) -> io::Result<Vec<Ready>> {
         let left = until.map(|at| at.saturating_duration_since(Instant::now()));
         // Rounded up: a deadline a little in the future must not spin.
         let left = left.map(|d| d + Duration::from_micros(500));
@@ -105,7 +121,7 @@ impl Poll {
         });
         let mut events = [const { MaybeUninit::uninit() }; BATCH];
         match epoll::wait(&self.0, &mut events, timeout.as_ref()) {
-            Ok((ready, _)) => Ok(ready.iter().filter_map(|e| Token::unpack(e.data.u64())).collect()),
+            Ok((ready, _)) => Ok(ready.iter().filter_map(Ready::of).collect()),
             Err(Errno::INTR) => Ok(Vec::new()),
             Err(e) => Err(e.into()),
         }

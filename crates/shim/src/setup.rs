@@ -103,10 +103,11 @@ fn signals() -> io::Result<nix::sys::signalfd::SignalFd> {
     Ok(SignalFd::with_flags(&children, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
-/// Tells when the pod's state directory goes: then the pod is gone.
+/// Tells when something is removed from the pod's state directory. Not when the directory itself goes: its listening
+/// socket keeps it, unnamed, for as long as the shim lives.
 fn watch(state_dir: &str) -> io::Result<std::os::fd::OwnedFd> {
     use rustix::fs::inotify;
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&fd, state_dir, inotify::WatchFlags::DELETE_SELF | inotify::WatchFlags::ONLYDIR)?;
+    inotify::add_watch(&fd, state_dir, inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF | inotify::WatchFlags::ONLYDIR)?;
     Ok(fd)
 }

@@ -4,11 +4,13 @@ use crate::conn::Conn;
 use crate::containers::Container;
 use crate::execs::Exec;
 use crate::log::Stream;
-use crate::poll::{Poll, Token};
+use crate::poll::{Poll, Ready, Token};
+use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use strata_cgroup::Hierarchy;
 use strata_runtime::Namespaces;
@@ -33,6 +35,7 @@ pub(crate) struct Shim {
     listener: OwnedFd,
     signals: nix::sys::signalfd::SignalFd,
     watch: OwnedFd,
+    plan_path: PathBuf,
     pub(crate) hierarchy: Hierarchy,
     pub(crate) namespaces: Namespaces,
     pub(crate) state_dir: OwnedFd,
@@ -78,14 +81,15 @@ impl Shim {
         state_dir: OwnedFd,
     ) -> Self {
         Self {
-            plan,
             poll,
             listener,
             signals,
             watch,
+            plan_path: Path::new(&plan.state_dir).join("plan.json"),
             hierarchy,
             namespaces,
             state_dir,
+            plan,
             pause: None,
             conns: BTreeMap::new(),
             containers: BTreeMap::new(),
@@ -102,7 +106,7 @@ impl Shim {
             return Ok(());
         }
         let group = self.hierarchy.group(&self.plan.pause_cgroup).map_err(io::Error::other)?;
-        let child = strata_runtime::reaping_init(&group).map_err(io::Error::other)?;
+        let child = strata_runtime::reaping_init(&group, &self.namespaces).map_err(io::Error::other)?;
         let namespace = strata_sys::ns::open_of(child.pid, strata_sys::ns::NsKind::Pid)?;
         self.pause = Some(Pause { pid: child.pid, namespace });
         Ok(())
@@ -118,8 +122,8 @@ impl Shim {
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
         while !self.leave {
-            for token in self.poll.wait(self.next_deadline())? {
-                self.handle(token, &mut buffer);
+            for ready in self.poll.wait(self.next_deadline())? {
+                self.handle(ready, &mut buffer);
             }
             self.pass_deadlines();
             self.flush();
@@ -127,11 +131,11 @@ impl Shim {
         Ok(())
     }
 
-    fn handle(&mut self, token: Token, buffer: &mut [u8]) {
-        match token {
+    fn handle(&mut self, ready: Ready, buffer: &mut [u8]) {
+        match ready.token {
             Token::Listener => self.accept(),
             Token::Signals => self.reap(buffer),
-            Token::StateDir => self.begin_shutdown(None),
+            Token::StateDir => self.look_at_state_dir(buffer),
             Token::Conn(id) => self.client_ready(id, buffer),
             Token::Container(id) => self.container_reported(id),
             Token::Exec(id) => self.exec_reported(id),
@@ -140,6 +144,7 @@ impl Shim {
                 self.input_writable(id);
             }
             Token::Stderr(id) => self.output(id, Stream::Stderr, buffer),
+            Token::Stdin(id) if ready.gone => self.input_refused(id),
             Token::Stdin(id) => self.input_writable(id),
         }
     }
@@ -192,6 +197,15 @@ impl Shim {
         execs.into_iter().for_each(|id| self.exec_due(id));
         if let Some(shutdown) = self.shutdown {
             self.continue_shutdown(shutdown, now);
+        }
+    }
+
+    /// Something in the state directory has been removed; without the plan, the pod is gone.
+    fn look_at_state_dir(&mut self, buffer: &mut [u8]) {
+        while rustix::io::read(&self.watch, &mut *buffer).is_ok_and(|n| n > 0) {}
+        let plan = rustix::fs::access(&self.plan_path, rustix::fs::Access::EXISTS);
+        if plan == Err(Errno::NOENT) && self.shutdown.is_none() {
+            self.begin_shutdown(None);
         }
     }
 

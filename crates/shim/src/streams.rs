@@ -152,6 +152,12 @@ impl Streams {
         self.input.len() >= MAX_INPUT
     }
 
+    /// The container has closed its standard input.
+    pub(crate) fn refuse_input(&mut self) {
+        self.input.clear();
+        self.stdin = None;
+    }
+
     /// Closes standard input once all of it is written. A terminal's is never closed: its user types ^D.
     pub(crate) fn end_input(&mut self) {
         self.close_when_written = true;

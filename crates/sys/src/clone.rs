@@ -105,6 +105,32 @@ pub fn clone3(args: &Clone3<'_>, f: impl FnOnce() -> i32) -> Result<Child> {
     Ok(Child { pid: i32::try_from(pid).unwrap_or(i32::MAX), pidfd })
 }
 
+/// As [`clone3`], in a child without the caller's descriptors from 3 up, but for those in `keep`.
+///
+/// A child that waits before it runs its program would otherwise hold pipes and sockets of others open. `f` uses none
+/// but what `keep` names: to it the rest are closed numbers.
+pub fn clone3_keeping(
+    args: &Clone3<'_>,
+    keep: &[BorrowedFd<'_>],
+    f: impl FnOnce() -> i32,
+) -> Result<Child> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
+    numbers.sort_unstable();
+    clone3(args, || {
+        let mut from = 3;
+        let gaps = numbers.iter().copied().chain(std::iter::once(u32::MAX));
+        for end in gaps {
+            // SAFETY: the owners of what is closed are in the parent's frames, which this copy of them never returns to
+            // nor unwinds (run_child), and `f` uses what it keeps only, as its caller promises.
+            if end > from && unsafe { libc::syscall(libc::SYS_close_range, from, end - 1, 0) } < 0 {
+                return 1;
+            }
+            from = from.max(end.saturating_add(1));
+        }
+        f()
+    })
+}
+
 /// As [`clone3`], for a process that never runs another program: after `enter`, every descriptor is closed, the
 /// standard streams included, and `then` decides the exit code. It does not run if `enter` gives `false`.
 pub fn clone3_bare(args: &Clone3<'_>, enter: impl FnOnce() -> bool, then: fn() -> i32) -> Result<Child> {

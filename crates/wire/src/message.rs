@@ -176,11 +176,6 @@ pub enum FailureKind {
 pub enum Event {
     /// A container's init has ended; its exit record is already in the state directory.
     Exited(ExitRecord),
-    /// The kernel killed a process of a running container for memory.
-    Oom {
-        /// The container.
-        id: String,
-    },
     /// An exec that was started on this connection has ended.
     ExecExited {
         /// The container.
