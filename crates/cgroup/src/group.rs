@@ -85,11 +85,10 @@ impl Group {
         Ok(())
     }
 
-    /// Removes it where it has neither processes nor groups below; what has stays, without an error.
-    pub fn remove_if_empty(&self) {
-        for dir in self.dirs() {
-            let _ = rustix::fs::rmdir(&dir);
-        }
+    /// Removes it where it has neither processes nor groups below: `false` if it is still there somewhere.
+    pub fn remove_if_empty(&self) -> bool {
+        let gone = |dir: &PathBuf| matches!(rustix::fs::rmdir(dir), Ok(()) | Err(Errno::NOENT));
+        self.dirs().iter().filter(|dir| !gone(dir)).count() == 0
     }
 
     /// Makes the directories below one mount from the top down; `made` sees each with its parent.

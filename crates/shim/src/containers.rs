@@ -353,6 +353,7 @@ impl Shim {
         if left.is_empty() && container.pid == 0 && matches!(container.stage, Stage::Exited) {
             self.containers.remove(&id);
             self.execs.retain(|_, exec| exec.container != id);
+            self.leftovers.retain(|left| left.container != id);
             self.reply(reply, Reply::Ok);
         } else if until <= now {
             let stuck: Vec<String> = left.iter().map(|pid| strata_cgroup::control::describe(*pid)).collect();

@@ -2,7 +2,7 @@
 
 use crate::poll::Token;
 use crate::requests::{failure, unknown};
-use crate::shim::{Owed, Shim};
+use crate::shim::{Owed, Shim, TICK};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use strata_cgroup::Group;
@@ -34,6 +34,18 @@ pub(crate) struct Exec {
     timed_out: bool,
 }
 
+/// The group of an exec that has ended, where others of its processes have not.
+#[derive(Debug)]
+pub(crate) struct Leftover {
+    pub(crate) container: u32,
+    group: Group,
+    /// Until when it is expected to become empty.
+    until: Instant,
+}
+
+/// How long the processes of a killed exec may take to go before nobody waits for it any more.
+const LEFTOVERS_FOR: Duration = Duration::from_secs(2);
+
 /// The hierarchies in which an exec gets a group of its own on v1.
 const CONTROLLERS: [&str; 2] = ["freezer", "pids"];
 
@@ -56,6 +68,7 @@ impl Shim {
                 format!("exec {} is running", plan.exec_id),
             ));
         }
+        self.leftovers.retain(|left| left.group.exists() && !left.group.remove_if_empty());
         let container = self.containers.get(&number).ok_or_else(|| unknown(&plan.container_id))?;
         if !container.running() {
             let message = format!("container {} is not running", plan.container_id);
@@ -73,7 +86,7 @@ impl Shim {
             streams: StandardFds { stdin: stream(0), stdout: stream(1), stderr: stream(2) },
         };
         let spawned = strata_runtime::exec(&plan, &context).inspect_err(|_| {
-            group.iter().for_each(Group::remove_if_empty);
+            group.iter().for_each(|g| _ = g.remove_if_empty());
         })?;
         let id = self.next_id();
         if let Err(e) = self.poll.add(&spawned.channel, Token::Exec(id), true, false) {
@@ -135,12 +148,14 @@ impl Shim {
         }
     }
 
-    /// The process has been reaped. What it left running stays in its group until the container goes.
+    /// The process has been reaped. What it left running stays in its group until it ends or the container goes.
     pub(crate) fn exec_ended(&mut self, id: u32, how: Exited) {
         self.exec_reported(id);
         let Some(exec) = self.execs.remove(&id) else { return };
-        if let Some(group) = &exec.group {
-            group.remove_if_empty();
+        if let Some(group) = exec.group.filter(|group| !group.remove_if_empty()) {
+            // What was killed is gone in a moment, but what was left running may stay: that is looked at now and then.
+            let until = Instant::now() + if exec.timed_out { LEFTOVERS_FOR } else { Duration::ZERO };
+            self.leftovers.push(Leftover { container: exec.container, group, until });
         }
         let event = Event::ExecExited {
             container_id: exec.container_id,
@@ -175,6 +190,18 @@ impl Shim {
         }
         process::pidfd_send_signal(&exec.pidfd, signal)
             .map_err(|e| failure(FailureKind::Internal, "kill exec", e))
+    }
+}
+
+impl Shim {
+    /// When leftovers of killed execs are to be looked at.
+    pub(crate) fn leftovers_due(&self, now: Instant) -> Option<Instant> {
+        self.leftovers.iter().any(|left| left.until > now).then(|| now + TICK)
+    }
+
+    /// Removes the groups of execs that have become empty.
+    pub(crate) fn look_at_leftovers(&mut self, now: Instant) {
+        self.leftovers.retain(|left| left.until <= now || !left.group.remove_if_empty());
     }
 }
 

@@ -70,7 +70,12 @@ impl Log {
         let mut out = Vec::with_capacity(data.len() + 256);
         let now = clock::now();
         let mut pending = std::mem::take(&mut self.pending[stream as usize]);
-        while !data.is_empty() {
+        while let Some(first) = data.first() {
+            // Only now that more of it has come: a line of just this length is whole.
+            if pending.len() >= self.max_line && *first != b'\n' {
+                line(&mut out, now, stream, b"P ", &pending);
+                pending.clear();
+            }
             let newline = data.iter().position(|b| *b == b'\n');
             let room = self.max_line - pending.len();
             let take = newline.unwrap_or(data.len()).min(room);
@@ -80,9 +85,6 @@ impl Log {
                 line(&mut out, now, stream, b"F ", &pending);
                 pending.clear();
                 data = &data[1..];
-            } else if pending.len() >= self.max_line {
-                line(&mut out, now, stream, b"P ", &pending);
-                pending.clear();
             }
         }
         self.pending[stream as usize] = pending;
@@ -186,8 +188,10 @@ mod tests {
     fn long_lines_are_split() {
         let dir = tempfile::tempdir().unwrap();
         let mut log = log(&dir, 4);
-        log.write(Stream::Stdout, b"12345678\nab\n1234\n");
-        let expected = ["stdout P 1234", "stdout F 5678", "stdout F ab", "stdout F 1234"];
+        log.write(Stream::Stdout, b"12345678\nab\n1234");
+        log.write(Stream::Stdout, b"\nlast");
+        log.finish();
+        let expected = ["stdout P 1234", "stdout F 5678", "stdout F ab", "stdout F 1234", "stdout F last"];
         assert_eq!(contents(&dir), expected);
     }
 

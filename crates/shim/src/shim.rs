@@ -2,7 +2,7 @@
 
 use crate::conn::Conn;
 use crate::containers::Container;
-use crate::execs::Exec;
+use crate::execs::{Exec, Leftover};
 use crate::log::Stream;
 use crate::poll::{Poll, Ready, Token};
 use rustix::io::Errno;
@@ -43,6 +43,7 @@ pub(crate) struct Shim {
     pub(crate) conns: BTreeMap<u32, Conn>,
     pub(crate) containers: BTreeMap<u32, Container>,
     pub(crate) execs: BTreeMap<u32, Exec>,
+    pub(crate) leftovers: Vec<Leftover>,
     pub(crate) shutdown: Option<Shutdown>,
     next: u32,
     leave: bool,
@@ -94,6 +95,7 @@ impl Shim {
             conns: BTreeMap::new(),
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
+            leftovers: Vec::new(),
             shutdown: None,
             next: 0,
             leave: false,
@@ -183,8 +185,9 @@ impl Shim {
     fn next_deadline(&self) -> Option<Instant> {
         let containers = self.containers.values().filter_map(Container::deadline);
         let execs = self.execs.values().filter_map(|e| e.deadline);
-        let shutdown = self.shutdown.iter().map(|_| Instant::now() + TICK);
-        containers.chain(execs).chain(shutdown).min()
+        let now = Instant::now();
+        let shutdown = self.shutdown.iter().map(|_| now + TICK);
+        containers.chain(execs).chain(shutdown).chain(self.leftovers_due(now)).min()
     }
 
     fn pass_deadlines(&mut self) {
@@ -195,6 +198,7 @@ impl Shim {
         containers.into_iter().for_each(|id| self.container_due(id, now));
         let execs: Vec<u32> = self.execs.iter().filter(|(_, e)| due(e.deadline)).map(|(id, _)| *id).collect();
         execs.into_iter().for_each(|id| self.exec_due(id));
+        self.look_at_leftovers(now);
         if let Some(shutdown) = self.shutdown {
             self.continue_shutdown(shutdown, now);
         }
