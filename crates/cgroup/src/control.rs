@@ -72,6 +72,10 @@ impl Group {
     }
 
     /// Sends SIGKILL to all that is in it and below it, without waiting: nothing can fork its way out.
+    ///
+    /// A group that was killed has to be removed and made anew before a process is born into it: `CLONE_INTO_CGROUP`
+    /// compares how often the group was killed with how often its parent's was, and kills a child that differs (seen on
+    /// Linux 6.18).
     pub fn kill_now(&self) -> Result<()> {
         if let Some(dir) = self.v2_dir() {
             // Linux 5.14. All processes of a container are in the unified hierarchy too, unless an older daemon made it.

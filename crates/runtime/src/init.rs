@@ -64,6 +64,7 @@ fn isolate(join: &Join, namespaces: &Namespaces) -> Result<(), Failure> {
     mount::attach(&empty, Root::open(Path::new("/proc")).step(step)?).step(step)?;
     mount::pivot_root(&empty).step(step)?;
     rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;
+    rustix::thread::set_name(c"strata-init").call(|| "prctl(PR_SET_NAME)".into()).step(|| "name".into())?;
     let nobody = Process { uid: NOBODY, gid: NOBODY, no_new_privs: true, ..Process::default() };
     identity::limit(&nobody)
 }

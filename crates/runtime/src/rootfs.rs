@@ -8,6 +8,9 @@ use strata_sys::path::Root;
 use strata_wire::message::{Failure, FailureKind};
 use strata_wire::plan::{self, Rootfs};
 
+/// What overlayfs leaves below `work` when it has been mounted volatile (overlayfs.rst, "Volatile mount").
+const VOLATILE_MARK: &str = "work/incompat/volatile";
+
 /// Mounts the overlay and attaches it in this mount namespace.
 ///
 /// Mounts can be attached to a detached one only since Linux 6.15, so it needs a place: over its own upper directory,
@@ -22,7 +25,12 @@ pub(crate) fn attach(rootfs: &Rootfs) -> Result<Root, Failure> {
         upper: Some((Path::new(&rootfs.upper), Path::new(&rootfs.work))),
         volatile: rootfs.volatile,
     };
-    let merged = overlay.mount(Attrs::default()).step(step)?;
+    let merged = overlay.mount(Attrs::default()).step(step).map_err(|mut failure| {
+        if Path::new(&rootfs.work).join(VOLATILE_MARK).exists() {
+            failure.message.push_str("; this writable layer has been mounted volatile and cannot be mounted again");
+        }
+        failure
+    })?;
     let place = Root::open(Path::new(&rootfs.upper)).step(step)?;
     mount::attach(&merged, &place).step(step)?;
     mount::set_attrs(&merged, Attrs::default(), Some(mount::Propagation::Private), false).step(step)?;

@@ -254,7 +254,8 @@ impl Shim {
                 self.reply(reply, Reply::Ok);
             }
             Stage::Creating { .. } => {
-                let message = "the process died without saying why; the node may be out of memory";
+                let message = "the process died without saying why; the node may be out of memory, or the \
+                    container's cgroup has been killed before and must be made anew";
                 self.container_failed(id, failure(FailureKind::Internal, "create the container", message));
             }
             // Killed at the barrier: its end will be reaped.

@@ -25,7 +25,10 @@ impl FsContext {
     pub fn new(fstype: &str) -> Result<Self> {
         let fd = rustix::mount::fsopen(fstype, FsOpenFlags::FSOPEN_CLOEXEC)
             .call(|| format!("fsopen({fstype:?})"))?;
-        Ok(Self { fd, fstype: fstype.to_owned() })
+        let context = Self { fd, fstype: fstype.to_owned() };
+        // What df(1) and /proc/mounts show first, as mount(8) does for a file system without a device.
+        context.set_string("source", fstype)?;
+        Ok(context)
     }
 
     /// Sets a parameter with a value.

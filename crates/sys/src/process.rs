@@ -188,9 +188,14 @@ pub fn execve(path: &CStr, argv: &[CString], envp: &[CString]) -> Error {
 
 /// Blocks no signal and gives every signal its default action again, as a new program expects.
 pub fn reset_signals() -> Result<()> {
+    // The kernel's struct sigaction: handler, flags, restorer and mask are all zero for the default action.
+    let default = [0_u64; 4];
     for signal in 1..=64 {
-        // SAFETY: SIG_DFL is no pointer to code of ours; unknown or fixed signals are refused by the kernel (EINVAL).
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+        // By the bare system call, since the C library hides two signals of its own, which may have been inherited
+        // ignored.
+        // SAFETY: SIG_DFL (zero) is no pointer to code of ours; the array is as long as the kernel's structure on every
+        // 64-bit architecture and lives over the call; fixed signals are refused (EINVAL).
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) };
     }
     nix::sys::signal::sigprocmask(
         nix::sys::signal::SigmaskHow::SIG_SETMASK,

@@ -88,7 +88,7 @@ impl Pod {
                 lowers: vec![text(self.lower())],
                 upper: text(dir.join("upper")),
                 work: text(dir.join("work")),
-                volatile: true,
+                volatile: false,
                 ..Rootfs::default()
             },
             mounts: usual_mounts(),
