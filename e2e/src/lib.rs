@@ -1,8 +1,34 @@
 //! The harness of the end-to-end tests.
 //!
 //! - [`images`]: images made from Debian's packages, and a client that pushes them to a registry.
+//! - [`node`]: a daemon of one's own, with a registry, a network namespace and cgroups of its own. Start at
+//!   [`node::test`].
+//! - [`command`]: programs with a time limit, and what they wrote.
+//! - [`pty`]: programs that want a terminal.
 
+pub mod command;
 pub mod images;
+pub mod node;
+pub mod pty;
 
 /// What goes wrong in a harness is shown to a person, never matched on.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+/// A time limit, stretched by `TEST_PATIENCE` (a whole number) for slow machines.
+pub fn patience(seconds: u64) -> std::time::Duration {
+    let factor = std::env::var("TEST_PATIENCE").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
+    std::time::Duration::from_secs(seconds.saturating_mul(factor))
+}
+
+/// Asks again and again until there is an answer; panics with what the last refusal was.
+#[track_caller]
+pub fn eventually<T>(seconds: u64, what: &str, mut ask: impl FnMut() -> std::result::Result<T, String>) -> T {
+    let until = std::time::Instant::now() + patience(seconds);
+    loop {
+        match ask() {
+            Ok(answer) => return answer,
+            Err(why) if std::time::Instant::now() > until => panic!("{what}: not within {seconds} s: {why}"),
+            Err(_) => std::thread::sleep(std::time::Duration::from_millis(20)),
+        }
+    }
+}

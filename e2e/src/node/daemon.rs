@@ -1,0 +1,96 @@
+//! Starting, stopping and killing a node's daemon.
+
+use super::{Node, cgroups, leaks, lock, process};
+use std::process::{Command, Stdio};
+
+impl Node {
+    /// Starts the daemon and waits until it answers.
+    #[track_caller]
+    pub fn launch(&self) {
+        let log = || {
+            std::fs::OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(self.dir("stratad.log"))
+                .unwrap_or_else(|e| panic!("stratad.log: {e}"))
+        };
+        let mut command = Command::new(&self.programs.stratad);
+        command.arg("--config").arg(self.dir("config.toml"));
+        for (flag, below) in [("--root", "root"), ("--state", "state"), ("--socket", "stratad.sock")] {
+            command.arg(flag).arg(self.dir(below));
+        }
+        command.stdin(Stdio::null()).stdout(log()).stderr(log()).env("RUST_BACKTRACE", "1");
+        let child = self.netns.run(|| command.spawn()).unwrap_or_else(|e| panic!("stratad: {e}"));
+        *lock(&self.daemon) = Some(child);
+        crate::eventually(20, "stratad answers", || {
+            let ended = lock(&self.daemon).as_mut().and_then(|child| child.try_wait().ok().flatten());
+            if let Some(status) = ended {
+                panic!("stratad has ended: {status}");
+            }
+            self.version().map_err(|e| e.to_string())
+        });
+    }
+
+    /// The daemon's process ID; 0 if none runs.
+    pub fn pid(&self) -> i32 {
+        lock(&self.daemon).as_ref().map_or(0, |child| i32::try_from(child.id()).unwrap_or(0))
+    }
+
+    /// `kill -9` of the daemon, if it runs.
+    pub fn kill9(&self) {
+        if let Some(mut child) = lock(&self.daemon).take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    /// SIGTERM, upon which it must end well.
+    #[track_caller]
+    pub fn stop(&self) {
+        let Some(mut child) = lock(&self.daemon).take() else { return };
+        let pid = nix::unistd::Pid::from_raw(i32::try_from(child.id()).unwrap_or(0));
+        let _ = nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGTERM);
+        let status = crate::eventually(20, "stratad ends on SIGTERM", || match child.try_wait() {
+            Ok(Some(status)) => Ok(status),
+            other => Err(format!("{other:?}")),
+        });
+        assert!(status.success(), "stratad ended with {status} on SIGTERM");
+    }
+
+    /// `kill -9`, and a new daemon.
+    #[track_caller]
+    pub fn crash(&self) {
+        self.kill9();
+        self.launch();
+    }
+
+    /// What a power cut leaves: no process, no mount, no cgroup, an empty state directory, and another boot ID.
+    #[track_caller]
+    pub fn reboot(&self) {
+        self.kill9();
+        for (pid, line) in process::naming(&self.dir("state")) {
+            assert!(!line.contains("registry"), "{line}");
+            process::kill(pid);
+        }
+        cgroups::kill(&self.cgroup);
+        for below in ["root", "state", "netns"] {
+            for mount in leaks::mounts(&self.dir(below)) {
+                let _ = nix::mount::umount2(&mount, nix::mount::MntFlags::MNT_DETACH);
+            }
+        }
+        cgroups::remove(&self.cgroup);
+        for below in ["state", "netns"] {
+            let _ = std::fs::remove_dir_all(self.dir(below));
+            std::fs::create_dir_all(self.dir(below)).unwrap_or_else(|e| panic!("{below}: {e}"));
+        }
+        for link in ["e2e0"] {
+            let _ = self.run("ip", &["link", "delete", link]);
+        }
+        self.set_boot_id("second boot");
+        self.launch();
+    }
+
+    pub(super) fn set_boot_id(&self, text: &str) {
+        std::fs::write(self.dir("boot_id"), format!("{text}\n")).unwrap_or_else(|e| panic!("boot_id: {e}"));
+    }
+}

@@ -1,0 +1,237 @@
+//! A daemon of one's own, with everything it needs, and the check that nothing of it stays.
+
+pub mod cgroups;
+mod cri;
+mod daemon;
+pub mod leaks;
+pub mod netns;
+pub mod place;
+pub mod process;
+pub mod registry;
+
+pub use cri::{LogLine, container, pod, security};
+
+use crate::Result;
+use crate::command::{Output, limited, run};
+use crate::images::Registry;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// A node: stratad, a registry, and a network namespace, a directory and cgroups of its own.
+#[derive(Debug)]
+pub struct Node {
+    dir: PathBuf,
+    cgroup: String,
+    programs: place::Programs,
+    netns: netns::Netns,
+    registry: Mutex<Option<registry::Server>>,
+    daemon: Mutex<Option<std::process::Child>>,
+    runtime: tokio::runtime::Runtime,
+}
+
+/// Runs a test on a node of its own; afterwards nothing of it may be left.
+///
+/// On a machine that cannot run a node it prints why and returns. When the test panics, the daemon's and the shims'
+/// logs are printed.
+#[track_caller]
+pub fn test(f: impl FnOnce(&Node)) {
+    test_with("", f);
+}
+
+/// The same with further lines for the configuration file: whole tables that [`Node`] does not write itself.
+#[track_caller]
+pub fn test_with(config: &str, f: impl FnOnce(&Node)) {
+    if let Some(why) = place::lacking() {
+        println!("skipped: {why}");
+        return;
+    }
+    let node = Node::start(config).unwrap_or_else(|e| panic!("{e}"));
+    let done = catch_unwind(AssertUnwindSafe(|| {
+        f(&node);
+        node.finish();
+    }));
+    if let Err(panic) = done {
+        node.print_logs();
+        resume_unwind(panic);
+    }
+}
+
+impl Node {
+    fn start(config: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let programs = place::Programs::find()?;
+        let id = format!("strata-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = place::base()?.join(&id);
+        std::fs::create_dir(&dir)?;
+        let node = Self {
+            dir,
+            cgroup: format!("/{id}"),
+            programs,
+            netns: netns::Netns::new()?,
+            registry: Mutex::new(None),
+            daemon: Mutex::new(None),
+            runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?,
+        };
+        let copied = Command::new("cp").arg("-a").arg(registry::stored()?).arg(node.dir("registry")).status()?;
+        if !copied.success() {
+            return Err("the registry's storage could not be copied".into());
+        }
+        *lock(&node.registry) =
+            Some(registry::Server::start(&node.netns, &node.dir, &node.dir("registry"))?);
+        node.configure(config)?;
+        node.launch();
+        Ok(node)
+    }
+
+    fn configure(&self, more: &str) -> Result<()> {
+        let certs = self.dir(&format!("certs.d/{}", registry::HOST));
+        std::fs::create_dir_all(&certs)?;
+        std::fs::write(certs.join("hosts.toml"), format!("server = \"http://{}\"\n", registry::HOST))?;
+        for name in ["netns", "logs", "seccomp"] {
+            std::fs::create_dir_all(self.dir(name))?;
+        }
+        self.set_boot_id("first boot");
+        let dir = self.dir.display();
+        let text = format!(
+            "[log]\nlevel = \"info\"\n[registry]\nconfig_path = \"{dir}/certs.d\"\n\
+             [network]\ncri = \"builtin\"\nbridge = \"e2e0\"\nsubnet = \"10.88.0.0/24\"\nnetns_dir = \"{dir}/netns\"\n\
+             [cgroup]\nroot = \"{}\"\n[runtime]\nboot_id = \"{dir}/boot_id\"\nseccomp_dir = \"{dir}/seccomp\"\n{more}",
+            self.cgroup
+        );
+        Ok(std::fs::write(self.dir("config.toml"), text)?)
+    }
+
+    /// A path below the node's own directory: `root`, `state`, `logs`, `netns`, `stratad.log`…
+    pub fn dir(&self, below: &str) -> PathBuf {
+        self.dir.join(below)
+    }
+
+    /// The node's cgroup, relative to each hierarchy's root.
+    pub fn cgroup(&self) -> &str {
+        &self.cgroup
+    }
+
+    /// The gRPC socket.
+    pub fn socket(&self) -> PathBuf {
+        self.dir("stratad.sock")
+    }
+
+    /// `e2e/<name>` in the node's registry.
+    pub fn image(&self, name: &str) -> String {
+        format!("{}/e2e/{name}:latest", registry::HOST)
+    }
+
+    /// Pushes to the node's registry, from inside its network namespace.
+    #[track_caller]
+    pub fn push(&self, f: impl AsyncFnOnce(Registry) -> Result<()> + Send) {
+        registry::push(&self.netns, f).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Ends the registry.
+    pub fn stop_registry(&self) {
+        lock(&self.registry).take();
+    }
+
+    /// A program in the node's network namespace.
+    #[track_caller]
+    pub fn run(&self, program: impl AsRef<Path>, args: &[&str]) -> Output {
+        let mut command = limited(program.as_ref(), 90);
+        command.args(args);
+        self.run_command(&mut command)
+    }
+
+    #[track_caller]
+    fn run_command(&self, command: &mut Command) -> Output {
+        self.netns.run(|| run(command))
+    }
+
+    /// `crictl …`, as a person would type it.
+    #[track_caller]
+    pub fn crictl(&self, args: &[&str]) -> Output {
+        self.run_command(self.crictl_command().args(args))
+    }
+
+    /// The command for `crictl`, to be started by the caller.
+    pub fn crictl_command(&self) -> Command {
+        let mut command = limited(&self.programs.crictl, 90);
+        let endpoint = format!("unix://{}", self.socket().display());
+        // A configuration file of the machine's must not matter.
+        command
+            .env("CRI_CONFIG_FILE", self.dir("crictl.yaml"))
+            .args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint, "--timeout", "60s"]);
+        let _ = std::fs::write(self.dir("crictl.yaml"), "");
+        command
+    }
+
+    /// `strata …`, as a person would type it.
+    #[track_caller]
+    pub fn strata(&self, args: &[&str]) -> Output {
+        self.run_command(self.strata_command().args(args))
+    }
+
+    /// The command for `strata`, to be started by the caller (in the node's network namespace: [`Node::within`]).
+    pub fn strata_command(&self) -> Command {
+        let mut command = limited(&self.programs.strata, 90);
+        command.env("STRATA_SOCKET", self.socket());
+        command
+    }
+
+    /// `strata …` without a time limit around it, for a terminal.
+    pub fn strata_plain(&self) -> Command {
+        let mut command = Command::new(&self.programs.strata);
+        command.env("STRATA_SOCKET", self.socket());
+        command
+    }
+
+    /// Runs something in the node's network namespace.
+    pub fn within<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.netns.run(f)
+    }
+
+    /// Removes everything, stops the daemon, and complains about whatever is left.
+    #[track_caller]
+    fn finish(&self) {
+        self.remove_everything();
+        crate::eventually(20, "the store's tmp and trash are empty", || {
+            let left = leaks::unfinished(&self.dir);
+            if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+        });
+        self.stop();
+        self.stop_registry();
+        crate::eventually(10, "nothing is left behind", || {
+            let left = leaks::find(&self.dir, &self.cgroup);
+            if left.is_empty() { Ok(()) } else { Err(left.join("\n")) }
+        });
+    }
+
+    fn print_logs(&self) {
+        let tail = |path: &Path| {
+            let text = std::fs::read(path).unwrap_or_default();
+            let text = String::from_utf8_lossy(&text).into_owned();
+            let lines: Vec<&str> = text.lines().collect();
+            println!("--- {}", path.display());
+            for line in lines.iter().skip(lines.len().saturating_sub(150)) {
+                println!("{line}");
+            }
+        };
+        tail(&self.dir("stratad.log"));
+        for pod in leaks::names(&self.dir("state/pods")) {
+            tail(&self.dir(&format!("state/pods/{pod}/shim.log")));
+        }
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        self.kill9();
+        self.stop_registry();
+        leaks::wipe(&self.dir, &self.cgroup);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}

@@ -1,0 +1,42 @@
+//! A network namespace that lives as long as this value and what was started in it.
+
+use crate::Result;
+use std::os::fd::OwnedFd;
+use std::process::Command;
+use strata_sys::ns::{self, NsKind};
+
+/// A network namespace of one's own, with loopback up.
+#[derive(Debug)]
+pub struct Netns(OwnedFd);
+
+impl Netns {
+    /// A new one.
+    pub fn new() -> Result<Self> {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    ns::unshare(&[NsKind::Net])?;
+                    let up = Command::new("ip").args(["link", "set", "lo", "up"]).output()?;
+                    if !up.status.success() {
+                        return Err(format!("ip link set lo up: {}", String::from_utf8_lossy(&up.stderr)).into());
+                    }
+                    Ok(Self(ns::open_self(NsKind::Net)?))
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+
+    /// Runs something in it; what it starts stays in it.
+    pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        std::thread::scope(|scope| {
+            scope
+                .spawn(|| {
+                    ns::setns(&self.0, NsKind::Net).unwrap_or_else(|e| panic!("{e}"));
+                    f()
+                })
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
