@@ -6,7 +6,7 @@ use crate::{Error, Result, file};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 /// Limits of a group. Unset fields are left as they are.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -82,13 +82,13 @@ impl Group {
             let Some(dir) = self.v2_dir().filter(|_| !name.contains('/') && name.contains('.')) else {
                 return Err(Error::NoController("unified", format!("the setting {name}")));
             };
-            self.put(dir.join(name), value)?;
+            self.put(&dir.join(name), value)?;
         }
         Ok(())
     }
 
-    fn put(&self, path: PathBuf, value: &str) -> Result<()> {
-        file::write(&path, value).map_err(|errno| Error::Value {
+    fn put(&self, path: &Path, value: &str) -> Result<()> {
+        file::write(path, value).map_err(|errno| Error::Value {
             group: self.name(),
             file: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
             value: value.to_owned(),
@@ -98,7 +98,7 @@ impl Group {
 
     fn put_v1(&self, controller: &'static str, name: &str, value: &str) -> Result<()> {
         match self.v1_dir(controller) {
-            Some(dir) => self.put(dir.join(name), value),
+            Some(dir) => self.put(&dir.join(name), value),
             None => Err(Error::NoController(controller, format!("{name} = {value}"))),
         }
     }
@@ -172,7 +172,7 @@ impl Group {
         let Some(dir) = self.v2_dir() else {
             return Err(Error::NoController("unified", "cgroup v2".into()));
         };
-        let put = |name: &str, value: String| self.put(dir.join(name), &value);
+        let put = |name: &str, value: String| self.put(&dir.join(name), &value);
         if let Some(shares) = limits.cpu_shares {
             put("cpu.weight", weight_of(shares).to_string())?;
         }
@@ -213,14 +213,14 @@ impl Group {
                 }
                 (None, None) => return Err(Error::NoController("hugetlb", format!("{size} pages"))),
             };
-            self.put(path, &bytes.to_string())?;
+            self.put(&path, &bytes.to_string())?;
         }
         Ok(())
     }
 }
 
 /// On a hybrid node hugetlb is the unified hierarchy's; what cannot be enabled shows when the limit is written.
-fn enable_hugetlb(dir: &std::path::Path) {
+fn enable_hugetlb(dir: &Path) {
     let above: Vec<_> =
         dir.ancestors().skip(1).filter(|d| d.join("cgroup.subtree_control").exists()).collect();
     for parent in above.into_iter().rev() {

@@ -27,7 +27,9 @@ pub(crate) fn attach(rootfs: &Rootfs) -> Result<Root, Failure> {
     };
     let merged = overlay.mount(Attrs::default()).step(step).map_err(|mut failure| {
         if Path::new(&rootfs.work).join(VOLATILE_MARK).exists() {
-            failure.message.push_str("; this writable layer has been mounted volatile and cannot be mounted again");
+            failure
+                .message
+                .push_str("; this writable layer has been mounted volatile and cannot be mounted again");
         }
         failure
     })?;

@@ -145,7 +145,12 @@ impl Shim {
     }
 
     /// Queues a frame for those attached clients that want it.
-    pub(crate) fn tell_attached(&mut self, id: u32, frame: &AttachFrame, wants: impl Fn(&Attachment) -> bool) {
+    pub(crate) fn tell_attached(
+        &mut self,
+        id: u32,
+        frame: &AttachFrame,
+        wants: impl Fn(&Attachment) -> bool,
+    ) {
         for conn in self.conns.values_mut() {
             if matches!(&conn.role, Role::Attached(a) if a.container == id && wants(a)) {
                 conn.send_frame(frame);

@@ -308,7 +308,7 @@ impl Shim {
         container.streams.close();
         let log = container.streams.log.take().map(|mut log| {
             log.finish();
-            log.dropped()
+            log.lost()
         });
         container.stage = Stage::Exited;
         let Some(exit) = &mut container.exit else { return };

@@ -55,7 +55,7 @@ fn valid_id(id: &str) -> bool {
 }
 
 impl Shim {
-    pub(crate) fn exec(&mut self, reply: Owed, plan: ExecPlan, fds: Vec<OwnedFd>) -> Result<(), Failure> {
+    pub(crate) fn exec(&mut self, reply: Owed, plan: ExecPlan, fds: &[OwnedFd]) -> Result<(), Failure> {
         let step = "exec";
         let number = self.find(&plan.container_id)?;
         if !valid_id(&plan.exec_id) {

@@ -36,8 +36,10 @@ pub(crate) struct Log {
     max_line: usize,
     /// Begun lines of standard output and standard error.
     pending: [Vec<u8>; 2],
+    /// Bytes that could not be written since the last line that could.
     dropped: u64,
-    dropped_total: u64,
+    /// All such bytes.
+    lost: u64,
     /// A line was cut off by a failed write: the next one must not continue it.
     torn: bool,
 }
@@ -56,7 +58,7 @@ impl Log {
         };
         let file = open(path)?;
         let pending = [Vec::new(), Vec::new()];
-        Ok(Self { path: path.to_owned(), file, max_line, pending, dropped: 0, dropped_total: 0, torn: false })
+        Ok(Self { path: path.to_owned(), file, max_line, pending, dropped: 0, lost: 0, torn: false })
     }
 
     /// Opens the file anew: after a rotation the old name is another file.
@@ -104,8 +106,8 @@ impl Log {
     }
 
     /// Bytes that could not be written so far.
-    pub(crate) fn dropped(&self) -> u64 {
-        self.dropped_total
+    pub(crate) fn lost(&self) -> u64 {
+        self.lost
     }
 
     fn append(&mut self, lines: &[u8]) {
@@ -134,7 +136,7 @@ impl Log {
     fn count(&mut self, bytes: usize) {
         let bytes = u64::try_from(bytes).unwrap_or(u64::MAX);
         self.dropped = self.dropped.saturating_add(bytes);
-        self.dropped_total = self.dropped_total.saturating_add(bytes);
+        self.lost = self.lost.saturating_add(bytes);
     }
 
     /// Writes everything, or says how much was written before it failed.
@@ -201,7 +203,7 @@ mod tests {
         let mut log = log(&dir, 0);
         let good = std::mem::replace(&mut log.file, open_full());
         log.write(Stream::Stdout, b"lost\n");
-        assert!(log.dropped() > 4);
+        assert!(log.lost() > 4);
         log.file = good;
         log.write(Stream::Stdout, b"kept\n");
         let lines = contents(&dir);

@@ -47,7 +47,7 @@ impl Shim {
             match decoder.take::<Request>() {
                 Ok(Some((envelope, fds))) => {
                     let owed = Owed { conn: id, request: envelope.id };
-                    self.request(owed, envelope.body, fds);
+                    self.request(owed, envelope.body, &fds);
                 }
                 Ok(None) => return,
                 Err(FrameError::Json(e)) => {
@@ -69,7 +69,7 @@ impl Shim {
     }
 
     /// Answers a request, now or later.
-    fn request(&mut self, owed: Owed, request: Request, fds: Vec<OwnedFd>) {
+    fn request(&mut self, owed: Owed, request: Request, fds: &[OwnedFd]) {
         let answer = match request {
             Request::Hello { version } => self.hello(version),
             Request::State => Ok(Some(self.state())),

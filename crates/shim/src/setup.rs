@@ -108,6 +108,10 @@ fn signals() -> io::Result<nix::sys::signalfd::SignalFd> {
 fn watch(state_dir: &str) -> io::Result<std::os::fd::OwnedFd> {
     use rustix::fs::inotify;
     let fd = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
-    inotify::add_watch(&fd, state_dir, inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF | inotify::WatchFlags::ONLYDIR)?;
+    inotify::add_watch(
+        &fd,
+        state_dir,
+        inotify::WatchFlags::DELETE | inotify::WatchFlags::MOVE_SELF | inotify::WatchFlags::ONLYDIR,
+    )?;
     Ok(fd)
 }

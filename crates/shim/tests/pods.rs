@@ -86,8 +86,7 @@ impl Drop for SharedMount {
 }
 
 fn bind(source: &Path, target: &str, propagation: Propagation) -> Mount {
-    let kind =
-        MountKind::Bind { source: source.to_str().unwrap().to_owned(), recursive: true, propagation };
+    let kind = MountKind::Bind { source: source.to_str().unwrap().to_owned(), recursive: true, propagation };
     Mount { target: target.into(), kind, attrs: MountAttrs::default() }
 }
 
@@ -140,7 +139,8 @@ fn read_only_binds_leave_what_is_mounted_below_unless_asked() {
         "c1",
         "for d in /plain /plain/below /deep /deep/below; do touch $d/x 2>/dev/null && echo $d; done; touch /file",
     );
-    let readonly = |recursive| MountAttrs { readonly: true, recursive_readonly: recursive, ..Default::default() };
+    let readonly =
+        |recursive| MountAttrs { readonly: true, recursive_readonly: recursive, ..Default::default() };
     plan.mounts.push(Mount { attrs: readonly(false), ..plans::bind(&host.0, "/plain") });
     plan.mounts.push(Mount { attrs: readonly(true), ..plans::bind(&host.0, "/deep") });
     let file = pod.top.join("a-file");

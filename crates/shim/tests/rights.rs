@@ -38,9 +38,7 @@ fn root_has_the_capabilities_of_the_plan() {
     let mut plan = pod.plan("c1", &["cat", "/proc/self/status"]);
     let set = plan.process.caps.effective;
     let lines = output(&pod, &mut client, &plan);
-    for (key, expected) in
-        [("CapInh", 0), ("CapPrm", set), ("CapEff", set), ("CapBnd", set), ("CapAmb", 0)]
-    {
+    for (key, expected) in [("CapInh", 0), ("CapPrm", set), ("CapEff", set), ("CapBnd", set), ("CapAmb", 0)] {
         assert_eq!(u64::from_str_radix(&status(&lines, key), 16).unwrap(), expected, "{key}");
     }
     assert_eq!((status(&lines, "NoNewPrivs").as_str(), status(&lines, "Seccomp").as_str()), ("0", "0"));
@@ -87,10 +85,7 @@ fn users_groups_limits_and_umask_are_those_of_the_plan() {
     assert_eq!(status(&lines, "NoNewPrivs"), "1");
     assert_eq!(u64::from_str_radix(&status(&lines, "CapEff"), 16).unwrap(), ambient);
     let end: Vec<&str> = lines.iter().rev().take(6).rev().map(String::as_str).collect();
-    assert_eq!(
-        end,
-        ["uid=1000 gid=2000 groups=3000,4000", "0027", "77", "500", "opened", "/made/for/it"]
-    );
+    assert_eq!(end, ["uid=1000 gid=2000 groups=3000,4000", "0027", "77", "500", "opened", "/made/for/it"]);
 }
 
 #[test]
@@ -101,7 +96,8 @@ fn execs_get_rights_of_their_own() {
     }) else {
         return;
     };
-    let mut plan = exec("c1", "e1", &["sh", "-c", "id -u; grep NoNewPrivs /proc/self/status; echo x > /dev/stdout"]);
+    let mut plan =
+        exec("c1", "e1", &["sh", "-c", "id -u; grep NoNewPrivs /proc/self/status; echo x > /dev/stdout"]);
     plan.process.uid = 1234;
     plan.process.no_new_privs = true;
     plan.process.caps = Capabilities::default();
@@ -132,7 +128,8 @@ fn no_mkdir() -> Seccomp {
 fn a_seccomp_filter_holds_with_and_without_no_new_privs() {
     let Some((pod, mut client)) = pod() else { return };
     for (id, no_new_privs) in [("c1", false), ("c2", true)] {
-        let mut plan = pod.script(id, "mkdir /tmp-x 2>/dev/null && echo made || echo refused; touch /f && echo ok");
+        let mut plan =
+            pod.script(id, "mkdir /tmp-x 2>/dev/null && echo made || echo refused; touch /f && echo ok");
         plan.process.seccomp = Some(no_mkdir());
         plan.process.no_new_privs = no_new_privs;
         plan.process.uid = if no_new_privs { 0 } else { 1000 };
@@ -151,11 +148,11 @@ fn the_root_can_be_read_only_and_paths_hidden() {
         mkdir /proc/bus/x 2>/dev/null || echo bus is read-only";
     let mut plan = pod.script("c1", script);
     plan.rootfs.readonly = true;
-    plan.masked_paths = ["/etc/from-image", "/proc/acpi", "/proc/fs", "/proc/kcore", "/no/such"].map(str::to_owned).into();
+    plan.masked_paths =
+        ["/etc/from-image", "/proc/acpi", "/proc/fs", "/proc/kcore", "/no/such"].map(str::to_owned).into();
     plan.readonly_paths = ["/proc/bus", "/proc/sys", "/proc/none"].map(str::to_owned).into();
     let lines = output(&pod, &mut client, &plan);
-    let expected =
-        ["root is read-only", "shm is not", "0", "sys is read-only", "bus is read-only"];
+    let expected = ["root is read-only", "shm is not", "0", "sys is read-only", "bus is read-only"];
     assert_eq!(lines, expected.map(str::to_owned));
 }
 

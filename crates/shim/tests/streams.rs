@@ -57,7 +57,7 @@ fn a_rotated_log_goes_on_in_a_new_file() {
     attached.type_in("two\n");
     attached.until("got two\n");
     attached.send(&AttachFrame::StdinEof);
-    assert_eq!(attached.to_end(), (String::new(), String::new(), 0));
+    assert_eq!(attached.until_end(), (String::new(), String::new(), 0));
     client.exited("c1");
     assert_eq!(plans::lines(&std::fs::read_to_string(rotated).unwrap()), ["stdout F got one"]);
     assert_eq!(pod.log("c1"), ["stdout F got two"]);
@@ -89,7 +89,7 @@ fn the_first_attached_client_ends_the_input_that_is_once_only() {
         AttachFrame::StdinEof.encode(&mut bytes);
         std::io::Write::write_all(&mut &socket, &bytes).unwrap();
     });
-    let (out, err, code) = first.to_end();
+    let (out, err, code) = first.until_end();
     writer.join().unwrap();
     assert_eq!((out.len(), err.as_str(), code), (big.len(), "", 0));
     assert!(client.container("c1").stdin_closed);
@@ -142,8 +142,15 @@ fn a_container_that_closes_its_input_costs_nothing() {
     eventually("it has closed its input", || client.container("c1").stdin_closed);
     let ticks = || {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", pod.shim_pid)).unwrap();
-        let fields: Vec<u64> =
-            stat.rsplit_once(") ").unwrap().1.split(' ').skip(11).take(2).map(|n| n.parse().unwrap()).collect();
+        let fields: Vec<u64> = stat
+            .rsplit_once(") ")
+            .unwrap()
+            .1
+            .split(' ')
+            .skip(11)
+            .take(2)
+            .map(|n| n.parse().unwrap())
+            .collect();
         fields.iter().sum::<u64>()
     };
     let before = ticks();
@@ -157,7 +164,8 @@ fn a_terminal_takes_input_sizes_and_ends() {
     let Some(pod) = Pod::new() else { return };
     let mut client = pod.client();
     client.subscribe();
-    let mut plan = pod.script("c1", "tty; stty size; trap 'stty size' WINCH; while :; do read a; echo [$a]; done");
+    let mut plan =
+        pod.script("c1", "tty; stty size; trap 'stty size' WINCH; while :; do read a; echo [$a]; done");
     plan.stdio.tty = true;
     plan.stdio.stdin = true;
     plan.stdio.tty_size = Some((24, 80));
@@ -174,7 +182,7 @@ fn a_terminal_takes_input_sizes_and_ends() {
     attached.until("10 20");
     // A shell that is PID 1 does not die of ^C.
     client.done(Request::Signal { id: "c1".into(), signal: 9, all: true });
-    let (_, _, code) = attached.to_end();
+    let (_, _, code) = attached.until_end();
     assert_eq!(code, 137);
     client.exited("c1");
     assert!(pod.log("c1").iter().any(|l| l.starts_with("stdout F hello") || l.contains("[hello]")));
@@ -193,7 +201,7 @@ fn the_log_does_not_wait_for_a_client_that_lags() {
     client.start("c1");
     let reader = std::thread::spawn(move || {
         let mut following = following;
-        following.to_end()
+        following.until_end()
     });
     lagging.type_in("go\n");
     // 4 MiB go by without this client reading any of them.

@@ -109,11 +109,7 @@ pub fn clone3(args: &Clone3<'_>, f: impl FnOnce() -> i32) -> Result<Child> {
 ///
 /// A child that waits before it runs its program would otherwise hold pipes and sockets of others open. `f` uses none
 /// but what `keep` names: to it the rest are closed numbers.
-pub fn clone3_keeping(
-    args: &Clone3<'_>,
-    keep: &[BorrowedFd<'_>],
-    f: impl FnOnce() -> i32,
-) -> Result<Child> {
+pub fn clone3_keeping(args: &Clone3<'_>, keep: &[BorrowedFd<'_>], f: impl FnOnce() -> i32) -> Result<Child> {
     let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().unsigned_abs()).collect();
     numbers.sort_unstable();
     clone3(args, || {

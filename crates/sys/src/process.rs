@@ -195,7 +195,9 @@ pub fn reset_signals() -> Result<()> {
         // ignored.
         // SAFETY: SIG_DFL (zero) is no pointer to code of ours; the array is as long as the kernel's structure on every
         // 64-bit architecture and lives over the call; fixed signals are refused (EINVAL).
-        unsafe { libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8) };
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null::<u64>(), 8)
+        };
     }
     nix::sys::signal::sigprocmask(
         nix::sys::signal::SigmaskHow::SIG_SETMASK,

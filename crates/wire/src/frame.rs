@@ -19,6 +19,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 /// The most descriptors that one frame carries.
 pub const MAX_FDS: usize = 8;
 
+/// A received message and its descriptors.
+pub type Message<T> = (Envelope<T>, Vec<OwnedFd>);
+
 /// Why a frame could not be sent or received.
 #[derive(Debug, thiserror::Error)]
 pub enum FrameError {
@@ -117,7 +120,7 @@ impl Decoder {
     }
 
     /// Takes the next whole message, with its descriptors; `None`: more bytes are needed.
-    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<(Envelope<T>, Vec<OwnedFd>)>, FrameError> {
+    pub fn take<T: DeserializeOwned>(&mut self) -> Result<Option<Message<T>>, FrameError> {
         let rest = &self.bytes[self.at..];
         let Some(len) = rest.first_chunk::<4>() else { return Ok(None) };
         let len = u32::from_le_bytes(*len) as usize;
@@ -141,10 +144,7 @@ impl Decoder {
 }
 
 /// Receives one message on a blocking socket.
-pub fn read<T: DeserializeOwned>(
-    sock: impl AsFd,
-    decoder: &mut Decoder,
-) -> Result<(Envelope<T>, Vec<OwnedFd>), FrameError> {
+pub fn read<T: DeserializeOwned>(sock: impl AsFd, decoder: &mut Decoder) -> Result<Message<T>, FrameError> {
     loop {
         if let Some(message) = decoder.take()? {
             return Ok(message);

@@ -251,7 +251,7 @@ impl Attached {
     }
 
     /// Output until the container's end: standard output, standard error, exit code.
-    pub fn to_end(&mut self) -> (String, String, i32) {
+    pub fn until_end(&mut self) -> (String, String, i32) {
         let (mut out, mut err) = (String::new(), String::new());
         loop {
             match self.frame() {
