@@ -165,7 +165,7 @@ fn a_terminal_takes_input_sizes_and_ends() {
     let mut client = pod.client();
     client.subscribe();
     let mut plan =
-        pod.script("c1", "tty; stty size; trap 'stty size' WINCH; while :; do read a; echo [$a]; done");
+        pod.script("c1", "trap 'stty size' WINCH; tty; stty size; while :; do read a; echo [$a]; done");
     plan.stdio.tty = true;
     plan.stdio.stdin = true;
     plan.stdio.tty_size = Some((24, 80));
