@@ -1,0 +1,216 @@
+//! A client of the OCI distribution spec, as much of it as pulling needs.
+//!
+//! ```text
+//!   Client ── hosts.rs     which endpoints: mirrors of hosts.toml in order, then the registry itself
+//!      │   └─ transport.rs TLS, 401 → auth.rs (Basic, Bearer tokens per endpoint, scope and credentials), 429/5xx → patience.rs
+//!      ├─ manifest()       bounded, digest proved
+//!      └─ blob()           blob.rs: resumed by ranges
+//! ```
+//!
+//! Plain HTTP is spoken to this machine only (`localhost`, 127.0.0.0/8, ::1), or where hosts.toml says `http://`.
+//! Credentials go to the registry and its token server, never to mirrors, nor after redirects to another host.
+
+mod auth;
+mod blob;
+mod hosts;
+mod patience;
+mod transport;
+
+#[cfg(test)]
+mod tests;
+#[cfg(test)]
+mod testserver;
+
+pub(crate) use blob::BlobStream;
+
+use crate::config;
+use crate::error::{Error, Kind, Result};
+use auth::Credentials;
+use hosts::{Endpoint, Want};
+use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
+use patience::Pauses;
+use reqwest::Url;
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use strata_api::cri::AuthConfig;
+use strata_oci::document::{ACCEPTED, MAX_SIZE};
+use strata_oci::{Digest, Reference};
+use transport::{Ask, Transport, shown};
+
+/// What a registry calls the digest of its answer (distribution spec, "Pulling manifests").
+const DIGEST_HEADER: &str = "docker-content-digest";
+
+/// Pulls from registries. Cheap to clone; connections and tokens are shared.
+#[derive(Clone)]
+pub(crate) struct Client {
+    config_path: PathBuf,
+    transport: Arc<Transport>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client").field("config_path", &self.config_path).finish_non_exhaustive()
+    }
+}
+
+/// A manifest or an index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Fetched {
+    /// As the registry says; as the document says where the registry says nothing useful.
+    pub(crate) media_type: String,
+    /// Of the bytes; the one that was asked for, if one was.
+    pub(crate) digest: Digest,
+    /// The document.
+    pub(crate) bytes: Vec<u8>,
+}
+
+impl Client {
+    /// A client with what the configuration says.
+    ///
+    /// # Errors
+    /// None today: what is wrong with TLS or hosts.toml shows in the pull that needs it.
+    pub(crate) fn new(config: &config::Registry) -> Result<Self> {
+        // An error means that there is a provider already.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        Ok(Self { config_path: config.config_path.clone(), transport: Arc::default() })
+    }
+
+    /// Fetches a manifest or an index of at most [`MAX_SIZE`] bytes, by a tag or a digest.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::PermissionDenied`], [`Kind::Unavailable`], [`Kind::ResourceExhausted`] if it is too
+    /// large, [`Kind::DataLoss`] if the bytes do not have the digest; each names the reference and the URL.
+    pub(crate) async fn manifest(
+        &self,
+        reference: &Reference,
+        by: &str,
+        auth: Option<&AuthConfig>,
+    ) -> Result<Fetched> {
+        let what = |e: Error| e.context(format!("manifest of {reference}"));
+        let asked = by.contains(':').then(|| Digest::parse(by)).transpose();
+        let asked = asked.map_err(|e| Error::invalid(e.to_string()))?;
+        if asked.is_none() {
+            reference.with_tag(by).map_err(|e| Error::invalid(e.to_string()))?;
+        }
+        let credentials = Credentials::of(auth, reference.registry())?;
+        let want = if asked.is_some() { Want::Content } else { Want::Tag };
+        let mut last = None;
+        for endpoint in self.endpoints(reference, want).await? {
+            if let Some(error) = last.take() {
+                tracing::debug!(%error, %reference, "a mirror failed; trying the next endpoint");
+            }
+            let url = endpoint.url(&format!("{}/manifests/{by}", reference.repository()))?;
+            let accept = HeaderValue::from_str(&ACCEPTED.join(", ")).ok();
+            let repository = reference.repository();
+            let credentials = &credentials;
+            let ask = Ask { endpoint: &endpoint, url, accept, from: 0, repository, credentials };
+            match self.document(&ask, asked.as_ref()).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(what(last.unwrap_or_else(|| Error::internal("no endpoint"))))
+    }
+
+    /// Opens a blob whose size the manifest says. The bytes are *not* compared with the digest: the reader does that.
+    ///
+    /// # Errors
+    /// As [`manifest`](Self::manifest).
+    pub(crate) async fn blob(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        size: u64,
+        auth: Option<&AuthConfig>,
+    ) -> Result<BlobStream> {
+        let credentials = Credentials::of(auth, reference.registry())?;
+        let endpoints = self.endpoints(reference, Want::Content).await?;
+        BlobStream::open(self.transport.clone(), reference, digest, size, credentials, endpoints).await
+    }
+
+    /// Fetches a small blob, such as an image's config, and compares it with its digest.
+    ///
+    /// # Errors
+    /// As [`manifest`](Self::manifest).
+    pub(crate) async fn blob_bytes(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        size: u64,
+        auth: Option<&AuthConfig>,
+    ) -> Result<Vec<u8>> {
+        if size > MAX_SIZE as u64 {
+            let why = format!(
+                "blob {digest} of {reference}: {size} bytes are too many; at most {MAX_SIZE} are read"
+            );
+            return Err(Error::new(Kind::ResourceExhausted, why));
+        }
+        let mut stream = self.blob(reference, digest, size, auth).await?;
+        let mut bytes = Vec::new();
+        while let Some(chunk) = stream.chunk().await? {
+            bytes.extend_from_slice(&chunk);
+        }
+        if digest.verifies(&bytes) {
+            return Ok(bytes);
+        }
+        let why =
+            format!("blob of {reference}: its bytes do not have the digest {digest}; push the image again");
+        Err(Error::new(Kind::DataLoss, why))
+    }
+
+    async fn endpoints(&self, reference: &Reference, want: Want) -> Result<Vec<Endpoint>> {
+        let registry = reference.registry();
+        let mut endpoints = hosts::endpoints(&self.config_path, registry).await?;
+        endpoints.retain(|e| e.serves(want));
+        if endpoints.is_empty() {
+            let file = self.config_path.join(registry).join("hosts.toml");
+            let why = "no host in it has the capabilities \"pull\" and \"resolve\"";
+            return Err(Error::precondition(format!("{}: {why}", file.display())));
+        }
+        Ok(endpoints)
+    }
+
+    /// Sends a request and reads the answer, again if it breaks off.
+    async fn document(&self, ask: &Ask<'_>, asked: Option<&Digest>) -> Result<Fetched> {
+        let mut pauses = Pauses::new(self.transport.timing);
+        loop {
+            let response = self.transport.send(ask).await?;
+            let headers = response.headers().clone();
+            match self.transport.body(&ask.url, response, MAX_SIZE).await {
+                Ok(bytes) => return checked(&ask.url, &headers, bytes, asked),
+                Err(e) if e.kind() == Kind::Unavailable && pauses.wait(None).await => {}
+                Err(e) => return Err(e),
+            }
+        }
+    }
+}
+
+/// A document whose digest is what was asked for and what the registry says.
+fn checked(url: &Url, headers: &HeaderMap, bytes: Vec<u8>, asked: Option<&Digest>) -> Result<Fetched> {
+    let text = |name: &str| headers.get(name).and_then(|v| v.to_str().ok());
+    let announced = text(DIGEST_HEADER).and_then(|d| Digest::parse(d.trim()).ok());
+    for digest in asked.into_iter().chain(&announced) {
+        if !digest.verifies(&bytes) {
+            let why = "the document does not have the digest";
+            let message =
+                format!("{}: {why} {digest}; try again, and push the image again if it stays so", shown(url));
+            return Err(Error::new(Kind::DataLoss, message));
+        }
+    }
+    let digest = asked.cloned().unwrap_or_else(|| Digest::sha256_of(&bytes));
+    let said = text(CONTENT_TYPE.as_str()).unwrap_or_default();
+    let said = said.split(';').next().unwrap_or_default().trim();
+    let media_type = if ACCEPTED.contains(&said) { said.to_owned() } else { own_media_type(&bytes, said) };
+    Ok(Fetched { media_type, digest, bytes })
+}
+
+/// The `mediaType` in a document, for registries that answer `application/json`.
+fn own_media_type(bytes: &[u8], otherwise: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Typed {
+        #[serde(rename = "mediaType")]
+        media_type: String,
+    }
+    serde_json::from_slice::<Typed>(bytes).map_or_else(|_| otherwise.to_owned(), |t| t.media_type)
+}
