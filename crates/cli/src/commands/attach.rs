@@ -1,0 +1,39 @@
+//! `strata attach`
+
+use super::Context;
+use crate::error::{Error, Result};
+use crate::foreground::{Foreground, prepare};
+use crate::session::attach::Wanted;
+use crate::{detach, terminal};
+use clap::ArgAction;
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Do not send standard input
+    #[arg(long)]
+    no_stdin: bool,
+    /// Keys that leave a terminal's session
+    #[arg(long, value_name = "KEYS", default_value = detach::DEFAULT)]
+    detach_keys: String,
+    /// Pass signals on to the container
+    #[arg(long, default_value_t = true, default_missing_value = "true", num_args = 0..=1, require_equals = true,
+        action = ArgAction::Set)]
+    sig_proxy: bool,
+    /// The container
+    container: String,
+}
+
+pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
+    let detach_keys = detach::parse(&args.detach_keys).map_err(Error::Local)?;
+    let mut client = context.client().await?;
+    let to = prepare(&mut client, &args.container).await?;
+    let stdin = to.stdin && !args.no_stdin;
+    if to.tty && stdin && !terminal::stdin_is_terminal() {
+        return Err(Error::local(
+            "cannot attach stdin to a TTY-enabled container because stdin is not a terminal",
+        ));
+    }
+    let foreground =
+        Foreground::begin(&to, Wanted { stdin, stdout: true, stderr: true, detach_keys }).await?;
+    Ok(foreground.follow(&mut client, args.sig_proxy).await?.code())
+}

@@ -1,0 +1,190 @@
+//! Attached to a container's own standard streams.
+
+use super::shim::{Shim, unexpected};
+use super::streams::{Sink, read_stdin};
+use crate::detach::Filter;
+use crate::error::{Error, Result};
+use crate::terminal::{self, Raw};
+use nix::sys::signal::Signal;
+use strata_api::debug::PrepareAttachResponse;
+use strata_wire::attach::AttachFrame;
+use strata_wire::{Reply, Request};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::sync::mpsc;
+
+/// Which streams a session is about.
+#[derive(Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Send input.
+    pub(crate) stdin: bool,
+    /// Show output (or the terminal).
+    pub(crate) stdout: bool,
+    /// Show error output.
+    pub(crate) stderr: bool,
+    /// The keys that leave a terminal's session.
+    pub(crate) detach_keys: Vec<u8>,
+}
+
+/// How a session ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// The container has ended with this code.
+    Exited(i32),
+    /// The user has left; the container goes on.
+    Detached,
+    /// Nobody reads the output any more; the container goes on.
+    ReaderGone,
+    /// The connection has ended without a word: only stratad can know what became of the container.
+    Lost,
+}
+
+/// A session that has begun: from now on no output is missed.
+#[derive(Debug)]
+pub(crate) struct Session {
+    stream: UnixStream,
+    received: Vec<u8>,
+    wanted: Wanted,
+    tty: bool,
+}
+
+impl Session {
+    /// Attaches.
+    pub(crate) async fn begin(to: &PrepareAttachResponse, wanted: Wanted) -> Result<Self> {
+        let mut shim = Shim::connect(&to.socket).await?;
+        let Wanted { stdin, stdout, stderr, .. } = wanted;
+        let request = Request::Attach { id: to.container_id.clone(), stdin, stdout, stderr };
+        match shim.call(request, &[]).await? {
+            (Reply::Attached { tty }, _) => {
+                let (stream, received) = shim.into_stream();
+                Ok(Self { stream, received, wanted, tty })
+            }
+            (other, _) => Err(unexpected(&other)),
+        }
+    }
+
+    /// Moves input and output until the session ends.
+    pub(crate) async fn run(self) -> Result<Ended> {
+        let raw =
+            (self.tty && self.wanted.stdin && terminal::stdin_is_terminal()).then(Raw::enter).transpose()?;
+        let winch = crate::signals::listen(&[Signal::SIGWINCH, Signal::SIGCONT])?;
+        let (reader, writer) = self.stream.into_split();
+        let input = self.wanted.stdin.then(read_stdin);
+        let filter = Filter::new(if self.tty { self.wanted.detach_keys } else { Vec::new() });
+        let sinks = Sinks { stdout: Sink::stdout(), stderr: Sink::stderr() };
+        let ended = tokio::select! {
+            ended = sinks.show(reader, self.received) => ended,
+            () = send(writer, input, filter, self.tty, winch, raw.as_ref()) => Ok(Ended::Detached),
+        };
+        sinks.stdout.finish().await;
+        sinks.stderr.finish().await;
+        drop(raw);
+        if matches!(ended, Ok(Ended::Detached)) {
+            crate::output::complain("read escape sequence");
+        }
+        ended
+    }
+}
+
+struct Sinks {
+    stdout: Sink,
+    stderr: Sink,
+}
+
+impl Sinks {
+    /// Shows what comes until the last frame.
+    async fn show(&self, mut reader: OwnedReadHalf, mut received: Vec<u8>) -> Result<Ended> {
+        let mut buffer = vec![0; 64 << 10];
+        loop {
+            let mut at = 0;
+            loop {
+                let rest = received.get(at..).unwrap_or_default();
+                let Some((frame, n)) = AttachFrame::decode(rest).map_err(|e| Error::Shim(e.to_string()))?
+                else {
+                    break;
+                };
+                at += n;
+                let read = match frame {
+                    AttachFrame::Stdout(data) => self.stdout.write(data).await,
+                    AttachFrame::Stderr(data) => self.stderr.write(data).await,
+                    AttachFrame::Exit(code) => return Ok(Ended::Exited(code)),
+                    AttachFrame::Lagged => {
+                        return Err(Error::Shim(
+                            "the output was taken too slowly and this session was cut off; the container goes on, \
+                             `strata logs` has all of it"
+                                .into(),
+                        ));
+                    }
+                    _ => true,
+                };
+                if !read {
+                    return Ok(Ended::ReaderGone);
+                }
+            }
+            received.drain(..at);
+            match reader.read(&mut buffer).await {
+                Ok(0) | Err(_) => return Ok(Ended::Lost),
+                Ok(n) => received.extend_from_slice(buffer.get(..n).unwrap_or_default()),
+            }
+        }
+    }
+}
+
+/// Sends input and the terminal's size; returns when the user leaves, and only then.
+async fn send(
+    mut writer: OwnedWriteHalf,
+    mut input: Option<mpsc::Receiver<Vec<u8>>>,
+    mut filter: Filter,
+    tty: bool,
+    mut winch: mpsc::UnboundedReceiver<Signal>,
+    raw: Option<&Raw>,
+) {
+    let mut resize = tty;
+    loop {
+        let mut bytes = Vec::new();
+        if std::mem::take(&mut resize)
+            && let Some((rows, cols)) = terminal::size()
+        {
+            AttachFrame::Resize { rows, cols }.encode(&mut bytes);
+        }
+        // The shim has gone: the reader will say so.
+        if !bytes.is_empty() && writer.write_all(&bytes).await.is_err() {
+            return std::future::pending().await;
+        }
+        bytes.clear();
+        tokio::select! {
+            data = next(&mut input) => match data {
+                Some(data) => {
+                    let (data, leave) = filter.feed(&data);
+                    AttachFrame::Stdin(data).encode(&mut bytes);
+                    if leave {
+                        let _ = writer.write_all(&bytes).await;
+                        return;
+                    }
+                }
+                None => {
+                    input = None;
+                    AttachFrame::StdinEof.encode(&mut bytes);
+                }
+            },
+            Some(signal) = winch.recv() => {
+                resize = tty;
+                if let (Signal::SIGCONT, Some(raw)) = (signal, raw) {
+                    raw.again();
+                }
+            }
+        }
+        if !bytes.is_empty() && writer.write_all(&bytes).await.is_err() {
+            return std::future::pending().await;
+        }
+    }
+}
+
+/// The next input; without any, waits for ever.
+async fn next(input: &mut Option<mpsc::Receiver<Vec<u8>>>) -> Option<Vec<u8>> {
+    match input {
+        Some(input) => input.recv().await,
+        None => std::future::pending().await,
+    }
+}
