@@ -1,1 +1,56 @@
-//! The layer store: everything Strata keeps on disk
+//! The layer store: everything Strata keeps on disk. Files are the truth, the index in memory is rebuilt from them.
+//!
+//! ```text
+//!   blobs/sha256/<hex>      manifests, configs, compressed layers
+//!   layers/<key>/           fs/ · layer.json · entries        key: a diff ID, or chain-<chain ID>
+//!   refs/<sha256 of name>   one small durable file per name of an image
+//!   pods/<id>/              pod.json
+//!   containers/<id>/        container.json · exit.json · upper/ · work/
+//!   mountpoints/            the lowest layer of every container: what the runtime mounts on
+//!   tmp/  trash/            being written; being deleted
+//! ```
+//!
+//! Invariants:
+//! * A name under `layers/` or `blobs/` appears by rename, whole. It may be lost in a power cut until a ref that needs it
+//!   is written, and a ref is written only after a `syncfs` that began after the last rename it depends on.
+//! * What an operation has looked up or written stays while its [`Lease`] lives.
+//! * Nothing is deleted in place: it is renamed into `trash/`, and removed from there in the background.
+
+mod blob;
+mod commit;
+mod compose;
+mod containers;
+mod copy;
+mod diff;
+mod entries;
+mod error;
+mod escape;
+mod gc;
+mod history;
+mod image;
+mod index;
+mod ingest;
+mod layout;
+mod pack;
+mod record;
+mod refs;
+mod store;
+mod trash;
+mod unpack;
+mod usage;
+mod walk;
+mod xattr;
+
+pub use commit::CommitOptions;
+pub use containers::{ImageView, RecordKind, Snapshot};
+pub use diff::{Change, ChangeKind};
+pub use error::{Error, Kind, Result};
+pub use gc::GcReport;
+pub use history::HistoryEntry;
+pub use image::{Image, ImageLayer, NewImage};
+pub use index::Lease;
+pub use ingest::{LayerSource, Progress};
+pub use record::Origin;
+pub use refs::Removed;
+pub use store::{Options, Store};
+pub use usage::{FsUsage, ImageUsage, LayerUsage, Usage};

@@ -1,0 +1,97 @@
+//! Content-addressed files: manifests, configs, compressed layers.
+
+use crate::error::{Context, Error, Result};
+use crate::index::Lease;
+use crate::layout::Layout;
+use crate::store::Store;
+use crate::trash::Scratch;
+use std::fs::File;
+use std::io::Read;
+use std::path::PathBuf;
+use strata_oci::Digest;
+
+/// A blob's name below `blobs/`.
+pub(crate) fn name(digest: &Digest) -> String {
+    format!("{}/{}", digest.algorithm(), digest.hex())
+}
+
+pub(crate) fn path(layout: &Layout, digest: &Digest) -> PathBuf {
+    layout.blobs.path.join(name(digest))
+}
+
+/// Reads a whole blob and checks its digest.
+pub(crate) fn read(layout: &Layout, digest: &Digest, max: usize) -> Result<Vec<u8>> {
+    let file = File::open(path(layout, digest)).context(|| format!("blob {digest}"))?;
+    let mut bytes = Vec::new();
+    let limit = u64::try_from(max).unwrap_or(u64::MAX).saturating_add(1);
+    file.take(limit).read_to_end(&mut bytes).context(|| format!("blob {digest}"))?;
+    if bytes.len() > max {
+        return Err(Error::invalid(format!("blob {digest} has more than {max} bytes")));
+    }
+    if !digest.verifies(&bytes) {
+        return Err(Error::damaged(format!("blob {digest} does not match its digest; pull the image again")));
+    }
+    Ok(bytes)
+}
+
+impl Store {
+    /// Whether a blob is here; if so, the lease keeps it.
+    pub fn has_blob(&self, lease: &Lease, digest: &Digest) -> bool {
+        let mut inner = self.index.lock();
+        let here = inner.blobs.contains_key(digest);
+        if here {
+            inner.held(lease).blobs.insert(digest.clone());
+        }
+        here
+    }
+
+    /// A blob's bytes, checked against its digest.
+    ///
+    /// # Errors
+    /// If it is not here, has more than `max` bytes, or is damaged.
+    pub fn read_blob(&self, digest: &Digest, max: usize) -> Result<Vec<u8>> {
+        read(&self.layout, digest, max)
+    }
+
+    /// Stores bytes under their SHA-256 digest.
+    ///
+    /// # Errors
+    /// If they cannot be written.
+    pub fn put_blob(&self, lease: &Lease, bytes: &[u8]) -> Result<Digest> {
+        let digest = Digest::sha256_of(bytes);
+        self.put_blob_as(lease, &digest, bytes)?;
+        Ok(digest)
+    }
+
+    /// Stores bytes under a digest that they must have.
+    ///
+    /// # Errors
+    /// If they do not, or cannot be written.
+    pub fn put_blob_as(&self, lease: &Lease, digest: &Digest, bytes: &[u8]) -> Result<()> {
+        if !digest.verifies(bytes) {
+            return Err(Error::invalid(format!("{} bytes do not have the digest {digest}", bytes.len())));
+        }
+        if self.has_blob(lease, digest) {
+            return Ok(());
+        }
+        let scratch = Scratch::new(&self.layout, "blob");
+        std::fs::write(scratch.path(), bytes).context(|| format!("write blob {digest}"))?;
+        self.publish_blob(lease, digest, &scratch, bytes.len() as u64)
+    }
+
+    /// Gives a file in tmp/, which has this digest, its name.
+    pub(crate) fn publish_blob(
+        &self,
+        lease: &Lease,
+        digest: &Digest,
+        file: &Scratch,
+        size: u64,
+    ) -> Result<()> {
+        let mut inner = self.index.lock();
+        inner.held(lease).blobs.insert(digest.clone());
+        // A taken name means that another operation was faster with the same bytes.
+        self.layout.publish(&file.name, &self.layout.blobs, &name(digest))?;
+        inner.blobs.insert(digest.clone(), size);
+        Ok(())
+    }
+}

@@ -1,0 +1,92 @@
+//! What is in the store, in memory, and what must stay although nothing on disk says so.
+
+use crate::image::Image;
+use crate::layout::SyncPoint;
+use crate::record::{LayerRecord, RefRecord};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use strata_oci::Digest;
+
+/// The index. Its lock is held for lookups and renames, never for reading or writing content.
+#[derive(Debug, Default)]
+pub(crate) struct Index(Mutex<Inner>);
+
+#[derive(Debug, Default)]
+pub(crate) struct Inner {
+    /// By name.
+    pub(crate) refs: BTreeMap<String, Arc<RefRecord>>,
+    /// By ID.
+    pub(crate) images: BTreeMap<Digest, Arc<Image>>,
+    /// By key.
+    pub(crate) layers: HashMap<String, Arc<LayerRecord>>,
+    /// With their sizes.
+    pub(crate) blobs: HashMap<Digest, u64>,
+    /// By ID: what each stands on.
+    pub(crate) containers: HashMap<String, ContainerUse>,
+    /// What operations that run now hold.
+    pub(crate) leases: HashMap<u64, Held>,
+    next_lease: u64,
+}
+
+/// What a container stands on.
+#[derive(Clone, Debug)]
+pub(crate) struct ContainerUse {
+    pub(crate) image: Digest,
+    /// Topmost first.
+    pub(crate) layers: Vec<String>,
+}
+
+/// What a lease holds.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    pub(crate) why: String,
+    pub(crate) layers: HashSet<String>,
+    pub(crate) blobs: HashSet<Digest>,
+}
+
+impl Index {
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic in a holder leaves at worst an entry that a file no longer backs, which every user checks anyway.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    /// The lease's entry. It is there as long as the [`Lease`] is.
+    pub(crate) fn held(&mut self, lease: &Lease) -> &mut Held {
+        self.leases.entry(lease.id).or_default()
+    }
+
+    /// The containers that stand on an image.
+    pub(crate) fn users(&self, image: &Digest) -> Vec<String> {
+        let mut users: Vec<_> =
+            self.containers.iter().filter(|(_, u)| u.image == *image).map(|(id, _)| id.clone()).collect();
+        users.sort();
+        users
+    }
+}
+
+/// Keeps what an operation has looked up or written from garbage collection, until it is dropped.
+#[derive(Debug)]
+pub struct Lease {
+    index: Arc<Index>,
+    id: u64,
+    pub(crate) sync: SyncPoint,
+}
+
+impl Lease {
+    pub(crate) fn new(index: &Arc<Index>, sync: SyncPoint, why: &str) -> Self {
+        let mut inner = index.lock();
+        let id = inner.next_lease;
+        inner.next_lease += 1;
+        inner.leases.insert(id, Held { why: why.to_owned(), ..Held::default() });
+        drop(inner);
+        Self { index: index.clone(), id, sync }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.index.lock().leases.remove(&self.id);
+    }
+}

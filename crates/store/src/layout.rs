@@ -1,0 +1,159 @@
+//! Where things are below the store's root, and how names become visible there.
+
+use crate::error::{Context, Error, Kind, Result};
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use std::ffi::OsStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use strata_oci::digest::Algorithm;
+use strata_sys::durable;
+
+/// A directory of the store: its descriptor for calls, its path for messages and overlay options.
+#[derive(Debug)]
+pub(crate) struct Dir {
+    pub(crate) fd: OwnedFd,
+    pub(crate) path: PathBuf,
+}
+
+impl Dir {
+    fn make(root: &Path, name: &str) -> Result<Self> {
+        let path = root.join(name);
+        durable::mkdir_all(&path, 0o700)?;
+        Ok(Self { fd: durable::open_dir(&path)?, path })
+    }
+
+    /// The names in it, but those of unfinished writes.
+    pub(crate) fn names(&self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&self.path).context(|| format!("read {}", self.path.display()))? {
+            if let Ok(name) = entry?.file_name().into_string()
+                && !name.starts_with('.')
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+}
+
+/// The directories of a store.
+#[derive(Debug)]
+pub(crate) struct Layout {
+    pub(crate) root: Dir,
+    pub(crate) blobs: Dir,
+    pub(crate) layers: Dir,
+    pub(crate) refs: Dir,
+    pub(crate) pods: Dir,
+    pub(crate) containers: Dir,
+    pub(crate) mountpoints: PathBuf,
+    pub(crate) tmp: Dir,
+    pub(crate) trash: Dir,
+    unique: u128,
+    counter: AtomicU64,
+    // Dropped last: another daemon may have the rest once this is gone.
+    _lock: OwnedFd,
+}
+
+impl Layout {
+    /// Makes what is missing and takes the lock.
+    pub(crate) fn open(path: &Path) -> Result<Self> {
+        durable::mkdir_all(path, 0o700)?;
+        let root = Dir { fd: durable::open_dir(path)?, path: path.to_owned() };
+        let lock = lock(&root)?;
+        let mountpoints = path.join("mountpoints");
+        let layout = Self {
+            blobs: blobs(path)?,
+            layers: Dir::make(path, "layers")?,
+            refs: Dir::make(path, "refs")?,
+            pods: Dir::make(path, "pods")?,
+            containers: Dir::make(path, "containers")?,
+            tmp: Dir::make(path, "tmp")?,
+            trash: Dir::make(path, "trash")?,
+            mountpoints,
+            root,
+            unique: jiff::Timestamp::now().as_nanosecond().unsigned_abs(),
+            counter: AtomicU64::new(0),
+            _lock: lock,
+        };
+        make_mountpoints(&layout.mountpoints)?;
+        durable::sync_dir(&layout.root.fd)?;
+        Ok(layout)
+    }
+
+    /// A name that nothing in tmp/ or trash/ has, left by an earlier process or made by this one.
+    pub(crate) fn fresh_name(&self, what: &str) -> String {
+        let what = what.rsplit('/').next().unwrap_or(what);
+        format!("{what}.{:x}-{}", self.unique, self.counter.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// Puts what is in tmp/ under its name; `false` if that is taken, and tmp/ keeps it.
+    pub(crate) fn publish(&self, tmp: &str, to: &Dir, name: &str) -> Result<bool> {
+        Ok(durable::rename_new(&self.tmp.fd, OsStr::new(tmp), &to.fd, OsStr::new(name))?)
+    }
+
+    /// Moves a name out of the way, into trash/; absence is success.
+    pub(crate) fn discard(&self, from: &Dir, name: &str) -> Result<()> {
+        let to = self.fresh_name(name);
+        match durable::rename(&from.fd, OsStr::new(name), &self.trash.fd, OsStr::new(&to)) {
+            Err(e) if e.errno == rustix::io::Errno::NOENT => Ok(()),
+            other => Ok(other?),
+        }
+    }
+
+    /// A descriptor that sees every write error from now on (syncfs(2)).
+    pub(crate) fn sync_point(&self) -> Result<SyncPoint> {
+        Ok(SyncPoint(durable::open_dir(&self.root.path)?))
+    }
+}
+
+/// Opened before the first write of an operation, used after its last.
+#[derive(Debug)]
+pub(crate) struct SyncPoint(OwnedFd);
+
+impl SyncPoint {
+    /// Everything written to the store's file system since then is on disk, or an error tells that it is not.
+    pub(crate) fn sync(&self) -> Result<()> {
+        Ok(durable::syncfs(&self.0)?)
+    }
+}
+
+/// Blobs lie one level lower, by algorithm: their names are `sha256/<hex>`.
+fn blobs(root: &Path) -> Result<Dir> {
+    for algorithm in [Algorithm::Sha256, Algorithm::Sha512] {
+        durable::mkdir_all(&root.join("blobs").join(algorithm.as_str()), 0o700)?;
+    }
+    Dir::make(root, "blobs")
+}
+
+fn lock(root: &Dir) -> Result<OwnedFd> {
+    let flags = OFlags::CREATE | OFlags::RDWR | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+    let path = root.path.join("lock");
+    let fd = rustix::fs::openat(root.fd.as_fd(), "lock", flags, Mode::RUSR | Mode::WUSR)
+        .map_err(std::io::Error::from)
+        .context(|| format!("open {}", path.display()))?;
+    match rustix::fs::flock(&fd, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(fd),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Error::new(
+            Kind::Locked,
+            format!(
+                "{} is locked: another stratad uses this root; stop it, or choose another --root",
+                path.display()
+            ),
+        )),
+        Err(e) => Err(Error::from(std::io::Error::from(e)).context(format!("flock {}", path.display()))),
+    }
+}
+
+/// Directories and empty files that every container has something mounted on. As the lowest layer of each, they are not
+/// made in the writable one, where `diff` would show what nobody changed.
+fn make_mountpoints(path: &Path) -> Result<()> {
+    for dir in ["dev/pts", "dev/shm", "dev/mqueue", "etc", "proc", "run", "sys/fs/cgroup", "tmp"] {
+        durable::mkdir_all(&path.join(dir), 0o755)?;
+    }
+    for file in ["etc/hosts", "etc/hostname", "etc/resolv.conf", "dev/console", "dev/termination-log"] {
+        let made = std::fs::OpenOptions::new().create(true).append(true).open(path.join(file));
+        made.context(|| format!("make {}", path.join(file).display()))?;
+    }
+    Ok(())
+}

@@ -1,0 +1,154 @@
+//! The files that the store reads back: each says its format version.
+
+use crate::error::{Context, Error, Kind, Result};
+use crate::escape;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use strata_oci::{Descriptor, Digest};
+
+/// The version that this release writes, of every kind of file.
+pub(crate) const FORMAT: u32 = 1;
+
+/// How an image came here.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    /// From a registry, where it can be had again.
+    Pull,
+    /// From a container.
+    Commit,
+    /// From a build.
+    Build,
+    /// From an archive.
+    Load,
+}
+
+/// `refs/<sha256 of name>`: one name of an image, and all there is to know about it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RefRecord {
+    pub(crate) format: u32,
+    /// `registry/repository:tag`, `registry/repository@digest`, or the bare image ID of one without a name.
+    pub(crate) name: String,
+    /// The image's ID: the config's digest.
+    pub(crate) image: Digest,
+    pub(crate) manifest: StoredDescriptor,
+    /// What the registry knew it by: the digest of the manifest, or of the index that led to it.
+    #[serde(default)]
+    pub(crate) pulled: Option<Digest>,
+    pub(crate) layers: Vec<LayerRef>,
+    pub(crate) origin: Origin,
+    /// When this name was given, in nanoseconds since 1970.
+    pub(crate) since: i64,
+}
+
+/// A descriptor as it is stored.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct StoredDescriptor {
+    pub(crate) media_type: String,
+    pub(crate) digest: Digest,
+    pub(crate) size: u64,
+}
+
+impl From<&Descriptor> for StoredDescriptor {
+    fn from(d: &Descriptor) -> Self {
+        Self { media_type: d.media_type.clone(), digest: d.digest.clone(), size: d.size }
+    }
+}
+
+impl From<&StoredDescriptor> for Descriptor {
+    fn from(d: &StoredDescriptor) -> Self {
+        Self { media_type: d.media_type.clone(), digest: d.digest.clone(), size: d.size }
+    }
+}
+
+/// A layer of an image: what it is, where its files are, which blob it came from.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRef {
+    pub(crate) diff_id: Digest,
+    pub(crate) key: String,
+    pub(crate) blob: StoredDescriptor,
+}
+
+/// `layers/<key>/layer.json`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct LayerRecord {
+    pub(crate) format: u32,
+    pub(crate) diff_id: Digest,
+    /// Bytes of its regular files, hard links once.
+    pub(crate) size: u64,
+    /// The same in whole blocks, and a block per directory.
+    pub(crate) disk: u64,
+    /// Files, directories and everything else.
+    pub(crate) inodes: u64,
+    /// The root directory's attributes, if the layer lists it.
+    pub(crate) root: Option<RootAttrs>,
+    /// Whether it hides everything below.
+    #[serde(default)]
+    pub(crate) root_opaque: bool,
+    /// Directories that the layer does not list although it has something in them: their attributes come from below.
+    #[serde(default, with = "escape::list")]
+    pub(crate) unlisted: Vec<Vec<u8>>,
+    /// What it hides.
+    #[serde(default, with = "escape::list")]
+    pub(crate) whiteouts: Vec<Vec<u8>>,
+    /// Hard links to files of lower layers: pairs of name and target.
+    #[serde(default, with = "escape::list")]
+    pub(crate) links: Vec<Vec<u8>>,
+}
+
+impl LayerRecord {
+    /// Whether what is below it can change what its files must be.
+    pub(crate) fn depends_on_position(&self) -> bool {
+        !(self.unlisted.is_empty() && self.whiteouts.is_empty() && self.links.is_empty())
+    }
+}
+
+/// Attributes of a layer's root directory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct RootAttrs {
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
+    /// Seconds and nanoseconds.
+    pub(crate) mtime: (i64, u32),
+    #[serde(default)]
+    pub(crate) xattrs: Vec<(String, Vec<u8>)>,
+}
+
+/// `containers/<id>/container.json`: what the store must know, and what the daemon wants kept.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct ContainerFile {
+    pub(crate) format: u32,
+    pub(crate) image: Digest,
+    /// Keys of its layers, topmost first.
+    pub(crate) layers: Vec<String>,
+    pub(crate) record: Box<serde_json::value::RawValue>,
+}
+
+/// The bytes of a record.
+pub(crate) fn to_json<T: Serialize>(what: &str, record: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|e| Error::invalid(format!("{what}: {e}")))
+}
+
+/// Reads a record, and refuses one of a newer release before its fields are looked at.
+pub(crate) fn from_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result<T> {
+    #[derive(Deserialize)]
+    struct Format {
+        format: u32,
+    }
+    let damaged = |e: serde_json::Error| Error::damaged(format!("{what}: {e}"));
+    let format = serde_json::from_slice::<Format>(bytes).map_err(damaged)?.format;
+    if format > FORMAT {
+        return Err(Error::new(
+            Kind::NewerFormat,
+            format!("{what} has format {format}; this release reads up to {FORMAT}: upgrade stratad"),
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(damaged)
+}
+
+/// Reads a record's file.
+pub(crate) fn read<T: DeserializeOwned>(path: &std::path::Path) -> Result<T> {
+    let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
+    from_json(&path.display().to_string(), &bytes)
+}

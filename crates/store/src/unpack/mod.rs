@@ -1,0 +1,388 @@
+//! A layer's tar becomes a directory.
+//!
+//! ```text
+//!   entry ─▶ its parent, through symlinks of this layer ─▶ openat2 beneath the layer's root ─▶ *at() by one name
+//! ```
+//!
+//! The layer is unpacked as if nothing lay below it; what depends on that is recorded ([`LayerRecord`]) and decided when an
+//! image is composed. Nobody else writes to the directory, so the tree in memory is what is on disk.
+
+mod attrs;
+mod tree;
+
+use crate::entries::{EntryMeta, Kind as EntryKind};
+use crate::error::{Context, Error, Result};
+use crate::escape::escape;
+use crate::record::{FORMAT, LayerRecord, RootAttrs};
+use crate::xattr;
+pub(crate) use attrs::{Attrs, times};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags};
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::rc::Rc;
+use strata_oci::Digest;
+use strata_oci::whiteout::{self, Entry};
+use strata_sys::path::{Root, fd_path, remove_at};
+use tree::{Node, Tree};
+
+/// How much of a file is moved at a time.
+const BUFFER: usize = 256 << 10;
+
+/// More entries than any image has: a hostile one stops here.
+const MAX_ENTRIES: u64 = 10_000_000;
+
+/// A layer that was unpacked.
+pub(crate) struct Unpacked {
+    pub(crate) record: LayerRecord,
+    pub(crate) entries: Vec<(Vec<u8>, EntryMeta)>,
+}
+
+/// Unpacks a tar into an empty directory.
+///
+/// # Errors
+/// [`Invalid`](crate::Kind::Invalid), naming the entry, if the archive is broken or hostile.
+pub(crate) fn unpack(root: OwnedFd, tar: &mut dyn Read, diff_id: &Digest) -> Result<Unpacked> {
+    let mut unpacker = Unpacker {
+        root: Root::from_fd(root),
+        tree: Tree::default(),
+        dir: None,
+        whiteouts: BTreeSet::new(),
+        opaque: BTreeSet::new(),
+        links: Vec::new(),
+        root_attrs: None,
+        buffer: vec![0; BUFFER],
+        count: 0,
+    };
+    let mut archive = tar::Archive::new(tar);
+    let broken = |e: std::io::Error| Error::from(e).context("broken tar archive");
+    for entry in archive.entries().map_err(broken)? {
+        let mut entry = entry.map_err(broken)?;
+        let path = entry.path_bytes().into_owned();
+        unpacker.entry(&mut entry, &path).map_err(|e| e.context(format!("entry {:?}", escape(&path))))?;
+    }
+    // What follows the end marker belongs to the digest; it is read so that the digest can be known.
+    let rest = archive.into_inner();
+    std::io::copy(rest, &mut std::io::sink()).context(|| "read the archive's end".into())?;
+    unpacker.finish(diff_id)
+}
+
+struct Unpacker {
+    root: Root,
+    tree: Tree,
+    /// The directory of the last entry: the next one is usually in it too.
+    dir: Option<(Vec<u8>, Rc<OwnedFd>)>,
+    whiteouts: BTreeSet<Vec<u8>>,
+    opaque: BTreeSet<Vec<u8>>,
+    links: Vec<(Vec<u8>, Vec<u8>)>,
+    root_attrs: Option<RootAttrs>,
+    buffer: Vec<u8>,
+    count: u64,
+}
+
+type TarEntry<'a, 'r> = tar::Entry<'a, &'r mut dyn Read>;
+
+impl Unpacker {
+    fn entry(&mut self, entry: &mut TarEntry<'_, '_>, path: &[u8]) -> Result<()> {
+        self.count += 1;
+        if self.count > MAX_ENTRIES {
+            return Err(Error::invalid(format!("more than {MAX_ENTRIES} entries")));
+        }
+        let parts = tree::clean(path)?;
+        let attrs = Attrs::of(entry)?;
+        let Some((name, parents)) = parts.split_last() else {
+            return self.root_entry(entry, &attrs);
+        };
+        let parent = self.tree.resolve(parents)?;
+        match whiteout::classify(name) {
+            Entry::Plain(name) => {
+                self.ensure_dir(&parent)?;
+                self.place(entry, &parent, name, &attrs)
+            }
+            Entry::Whiteout(name) => {
+                self.whiteouts.insert(tree::join(&parent, name));
+                Ok(())
+            }
+            Entry::Opaque => {
+                self.opaque.insert(parent);
+                Ok(())
+            }
+            Entry::Ignored => Ok(()),
+            Entry::Invalid => Err(Error::invalid("a whiteout of no name")),
+        }
+    }
+
+    fn root_entry(&mut self, entry: &TarEntry<'_, '_>, attrs: &Attrs) -> Result<()> {
+        if !entry.header().entry_type().is_dir() {
+            return Err(Error::invalid("the root must be a directory"));
+        }
+        self.root_attrs = Some(attrs.for_root());
+        Ok(())
+    }
+
+    fn place(
+        &mut self,
+        entry: &mut TarEntry<'_, '_>,
+        parent: &[u8],
+        name: &[u8],
+        attrs: &Attrs,
+    ) -> Result<()> {
+        let path = tree::join(parent, name);
+        let kind = entry.header().entry_type();
+        // Before POSIX, a directory was a file whose name ends in a slash.
+        let is_dir = kind.is_dir() || (kind.is_file() && entry.path_bytes().ends_with(b"/"));
+        if is_dir {
+            return self.directory(&path, name, attrs);
+        }
+        use tar::EntryType as T;
+        if matches!(kind, T::XGlobalHeader) {
+            return Ok(());
+        }
+        if kind.is_hard_link() {
+            return self.hard_link(entry, &path, name);
+        }
+        self.clear(&path, name)?;
+        let dir = self.parent_fd(&path)?;
+        let meta = match kind {
+            T::Regular | T::Continuous | T::GNUSparse => {
+                let (file, meta) = write_file(entry, &dir, name, &mut self.buffer)?;
+                attrs.apply_file(&file, &dir, name)?;
+                meta
+            }
+            T::Symlink => {
+                let target =
+                    entry.link_name_bytes().ok_or_else(|| Error::invalid("a symlink without a target"))?;
+                rustix::fs::symlinkat(OsStr::from_bytes(&target), &dir, name)
+                    .map_err(std::io::Error::from)?;
+                attrs.apply_node(&dir, name, true)?;
+                self.tree.insert(path.clone(), Node::Symlink(target.to_vec()));
+                EntryMeta::link(&target)
+            }
+            T::Char | T::Block | T::Fifo => {
+                make_node(entry, &dir, name, kind)?;
+                attrs.apply_node(&dir, name, false)?;
+                EntryMeta::of_kind(match kind {
+                    T::Char => EntryKind::Char,
+                    T::Block => EntryKind::Block,
+                    _ => EntryKind::Fifo,
+                })
+            }
+            other => {
+                return Err(Error::invalid(format!(
+                    "entry type {:?} is not supported",
+                    char::from(other.as_byte())
+                )));
+            }
+        };
+        let meta = meta.with(attrs);
+        match self.tree.get_mut(&path) {
+            Some((_, stored)) => *stored = meta,
+            None => self.tree.insert_with(path, Node::File, meta),
+        }
+        Ok(())
+    }
+
+    fn directory(&mut self, path: &[u8], name: &[u8], attrs: &Attrs) -> Result<()> {
+        if !matches!(self.tree.get(path), Some(Node::Dir { .. })) {
+            self.clear(path, name)?;
+            let dir = self.parent_fd(path)?;
+            rustix::fs::mkdirat(&dir, name, Mode::RWXU).map_err(std::io::Error::from)?;
+        }
+        let dir = self.parent_fd(path)?;
+        attrs.apply_dir(&dir, name)?;
+        let meta = EntryMeta::of_kind(EntryKind::Dir).with(attrs);
+        self.tree.insert_with(path.to_vec(), Node::Dir { listed: true }, meta);
+        Ok(())
+    }
+
+    /// A hard link: to a file of this layer, or to one below, which only the image's stack can tell.
+    fn hard_link(&mut self, entry: &TarEntry<'_, '_>, path: &[u8], name: &[u8]) -> Result<()> {
+        let target = entry.link_name_bytes().ok_or_else(|| Error::invalid("a hard link without a target"))?;
+        let parts = tree::clean(&target)?;
+        let (last, parents) = parts.split_last().ok_or_else(|| Error::invalid("a hard link to the root"))?;
+        let target = tree::join(&self.tree.resolve(parents)?, last);
+        if target == *path {
+            return Ok(());
+        }
+        match self.tree.get(&target) {
+            Some(Node::Dir { .. }) => Err(Error::invalid("a hard link to a directory")),
+            Some(node) => {
+                let (node, meta) = (node.clone(), self.tree.meta(&target).cloned().unwrap_or_default());
+                self.clear(path, name)?;
+                let from = self
+                    .root
+                    .resolve(OsStr::from_bytes(parent_of(&target)), OFlags::PATH | OFlags::DIRECTORY)?;
+                let dir = self.parent_fd(path)?;
+                rustix::fs::linkat(&from, last.as_slice(), &dir, name, AtFlags::empty())
+                    .map_err(std::io::Error::from)?;
+                self.tree.insert_with(path.to_vec(), node, meta.hard_link(&target));
+                Ok(())
+            }
+            None => {
+                self.clear(path, name)?;
+                self.links.push((path.to_vec(), target));
+                Ok(())
+            }
+        }
+    }
+
+    /// Removes what an earlier entry put at a path: the last one counts.
+    fn clear(&mut self, path: &[u8], name: &[u8]) -> Result<()> {
+        self.links.retain(|(link, _)| link != path);
+        match self.tree.get(path) {
+            None => return Ok(()),
+            Some(Node::Dir { .. }) => {
+                self.dir = None;
+                let dir = self.parent_fd(path)?;
+                std::fs::remove_dir_all(fd_path(&dir).join(OsStr::from_bytes(name)))?;
+            }
+            Some(_) => remove_at(self.parent_fd(path)?, OsStr::from_bytes(name), false)?,
+        }
+        self.tree.remove(path);
+        Ok(())
+    }
+
+    /// Makes the directories of a path that the layer has not listed (yet).
+    fn ensure_dir(&mut self, path: &[u8]) -> Result<()> {
+        for end in tree::prefix_ends(path) {
+            let prefix = &path[..end];
+            match self.tree.get(prefix) {
+                Some(Node::Dir { .. }) => {}
+                Some(_) => return Err(Error::invalid(format!("{:?} is no directory", escape(prefix)))),
+                None => {
+                    let dir = self.parent_fd(prefix)?;
+                    rustix::fs::mkdirat(&dir, name_of(prefix), Mode::RWXU).map_err(std::io::Error::from)?;
+                    Attrs::unlisted().apply_dir(&dir, name_of(prefix))?;
+                    let meta = EntryMeta::of_kind(EntryKind::Dir).with(&Attrs::unlisted());
+                    self.tree.insert_with(prefix.to_vec(), Node::Dir { listed: false }, meta);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn parent_fd(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>> {
+        let parent = parent_of(path);
+        if let Some((open, fd)) = &self.dir
+            && open == parent
+        {
+            return Ok(fd.clone());
+        }
+        let fd = self.root.resolve(OsStr::from_bytes(parent), OFlags::PATH | OFlags::DIRECTORY)?;
+        let fd = Rc::new(fd);
+        self.dir = Some((parent.to_vec(), fd.clone()));
+        Ok(fd)
+    }
+
+    fn finish(mut self, diff_id: &Digest) -> Result<Unpacked> {
+        let root_opaque = self.opaque.remove(&b""[..]);
+        let whiteouts = self.finish_whiteouts()?;
+        for path in std::mem::take(&mut self.opaque) {
+            self.mark_opaque(&path)?;
+        }
+        self.tree.set_directory_times(&self.root)?;
+        let sizes = self.tree.sizes();
+        let record = LayerRecord {
+            format: FORMAT,
+            diff_id: diff_id.clone(),
+            size: sizes.bytes,
+            disk: sizes.disk,
+            inodes: sizes.inodes + 1,
+            root: self.root_attrs,
+            root_opaque,
+            unlisted: self.tree.unlisted(),
+            whiteouts,
+            links: self.links.into_iter().flat_map(|(link, target)| [link, target]).collect(),
+        };
+        Ok(Unpacked { record, entries: self.tree.into_entries() })
+    }
+
+    /// A whiteout hides what is below; beside a re-creation of the same name in this layer it makes a directory opaque,
+    /// and says nothing about a file.
+    fn finish_whiteouts(&mut self) -> Result<Vec<Vec<u8>>> {
+        let mut kept = Vec::new();
+        for path in std::mem::take(&mut self.whiteouts) {
+            match self.tree.get(&path) {
+                Some(Node::Dir { .. }) => self.mark_opaque(&path)?,
+                Some(_) => {}
+                None => {
+                    self.ensure_dir(parent_of(&path))
+                        .map_err(|e| e.context(format!("whiteout {:?}", escape(&path))))?;
+                    let dir = self.parent_fd(&path)?;
+                    rustix::fs::mknodat(&dir, name_of(&path), FileType::CharacterDevice, Mode::empty(), 0)
+                        .map_err(std::io::Error::from)
+                        .context(|| format!("make the whiteout of {:?}", escape(&path)))?;
+                    self.tree.insert_with(path.clone(), Node::File, EntryMeta::of_kind(EntryKind::Whiteout));
+                    kept.push(path);
+                }
+            }
+        }
+        Ok(kept)
+    }
+
+    fn mark_opaque(&mut self, path: &[u8]) -> Result<()> {
+        self.ensure_dir(path)?;
+        let dir = self.parent_fd(path)?;
+        xattr::set(&fd_path(&dir).join(OsStr::from_bytes(name_of(path))), xattr::OVERLAY_OPAQUE, b"y")
+    }
+}
+
+fn write_file(
+    entry: &mut TarEntry<'_, '_>,
+    dir: impl AsFd,
+    name: &[u8],
+    buffer: &mut [u8],
+) -> Result<(OwnedFd, EntryMeta)> {
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(std::io::Error::from)?;
+    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
+    let (mut written, size) = (0_u64, entry.size());
+    loop {
+        let n = entry.read(buffer).context(|| "read".into())?;
+        if n == 0 {
+            break;
+        }
+        hasher.update(&buffer[..n]);
+        let mut rest = &buffer[..n];
+        while !rest.is_empty() {
+            let n =
+                rustix::io::retry_on_intr(|| rustix::io::write(&file, rest)).map_err(std::io::Error::from)?;
+            rest = &rest[n..];
+        }
+        written += n as u64;
+    }
+    if written != size {
+        return Err(Error::invalid(format!("the archive ends after {written} of {size} bytes")));
+    }
+    Ok((file, EntryMeta::file(written, hasher.digest())))
+}
+
+fn make_node(entry: &TarEntry<'_, '_>, dir: impl AsFd, name: &[u8], kind: tar::EntryType) -> Result<()> {
+    let number = |n: std::io::Result<Option<u32>>| n.map(Option::unwrap_or_default);
+    let (major, minor) = match kind {
+        tar::EntryType::Fifo => (0, 0),
+        _ => (number(entry.header().device_major())?, number(entry.header().device_minor())?),
+    };
+    let (file_type, device) = match kind {
+        tar::EntryType::Fifo => (FileType::Fifo, 0),
+        // overlayfs would take it for a whiteout.
+        tar::EntryType::Char if (major, minor) == (0, 0) => {
+            return Err(Error::invalid("a character device 0:0 would hide a file of a lower layer"));
+        }
+        tar::EntryType::Char => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
+        _ => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
+    };
+    Ok(rustix::fs::mknodat(dir, name, file_type, Mode::RUSR | Mode::WUSR, device)
+        .map_err(std::io::Error::from)?)
+}
+
+fn parent_of(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|b| *b == b'/').map_or(b"", |i| &path[..i])
+}
+
+fn name_of(path: &[u8]) -> &[u8] {
+    Path::new(OsStr::from_bytes(path)).file_name().map_or(path, OsStr::as_bytes)
+}

@@ -1,0 +1,180 @@
+//! Stacks whose merged tree must be that of sequential extraction although a layer depends on what is below it.
+#![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod common;
+
+use common::{Tar, assert_tidy, container, layers_on_disk, open, privileged, pull};
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+
+#[test]
+fn unlisted_parents_are_as_they_are_below() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new()
+        .dir("tmp/", 0o1777)
+        .dir("usr/", 0o755)
+        .dir("usr/lib/", 0o750)
+        .symlink("lib", "usr/lib")
+        .done();
+    let high = Tar::new().file("tmp/x", "x").file("lib/new", "n").file("fresh/y", "y").done();
+    let image = pull(&store, "a", &[low, high.clone()]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    let mode = |p: &str| fs::symlink_metadata(root.path().join(p)).unwrap().mode() & 0o7777;
+    assert_eq!((mode("tmp"), mode("usr/lib"), mode("fresh")), (0o1777, 0o750, 0o755));
+    assert!(fs::symlink_metadata(root.path().join("lib")).unwrap().is_symlink());
+    assert_eq!(root.read("usr/lib/new").unwrap(), "n");
+    assert_eq!(fs::metadata(root.path().join("tmp")).unwrap().mtime(), 1_600_000_000);
+    assert_eq!(layers_on_disk(dir.path()), 3, "the layer and its variant");
+    // Where nothing is below, the layer itself serves.
+    let alone = pull(&store, "b", &[high]).unwrap();
+    assert_eq!(alone.layers[0].key, alone.layers[0].diff_id.hex());
+    drop(root);
+    assert_tidy(dir.path());
+}
+
+#[test]
+fn links_to_files_below_bring_the_whole_group_up() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new().dir("d/", 0o700).owned("d/a", 0o4755, 7).hard_link("d/b", "d/a").done();
+    let high = Tar::new().hard_link("c", "d/a").done();
+    let image = pull(&store, "a", &[low, high.clone()]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    let stat = |p: &str| fs::metadata(root.path().join(p)).unwrap();
+    assert_eq!((stat("c").ino(), stat("d/b").ino()), (stat("d/a").ino(), stat("d/a").ino()));
+    assert_eq!((stat("c").nlink(), stat("c").mode() & 0o7777, stat("c").uid()), (3, 0o4755, 7));
+    assert_eq!(stat("d").mode() & 0o7777, 0o700);
+    let error = pull(&store, "b", &[high]).unwrap_err().to_string();
+    assert!(error.contains("d/a") && error.contains("in no layer"), "{error}");
+    assert!(store.resolve("b").is_err());
+}
+
+#[test]
+fn whiteouts_hide_what_is_below_and_show_no_ghosts() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new()
+        .dir("d/", 0o755)
+        .file("d/a", "a")
+        .file("d/b", "b")
+        .dir("e/", 0o755)
+        .file("e/x", "x")
+        .done();
+    let high = Tar::new()
+        .dir("d/", 0o755)
+        .file("d/.wh.a", "")
+        .dir("new/", 0o755)
+        .file("new/.wh.ghost", "")
+        .dir("e/", 0o755)
+        .file("e/.wh..wh..opq", "")
+        .file("e/y", "y")
+        .file(".wh.gone", "")
+        .done();
+    let image = pull(&store, "a", &[low, high]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    let names = |p: &str| {
+        let mut names: Vec<_> = fs::read_dir(root.path().join(p))
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        names
+    };
+    assert_eq!(names("d"), ["b"]);
+    assert_eq!(names("new"), Vec::<String>::new());
+    assert_eq!(names("e"), ["y"]);
+}
+
+#[test]
+fn a_whiteout_beside_a_re_creation_hides_only_what_is_below() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new().dir("d/", 0o755).file("d/old", "o").file("f", "old").done();
+    for (n, high) in [
+        Tar::new()
+            .file(".wh.d", "")
+            .dir("d/", 0o700)
+            .file("d/new", "n")
+            .file(".wh.f", "")
+            .file("f", "new")
+            .done(),
+        Tar::new()
+            .dir("d/", 0o700)
+            .file("d/new", "n")
+            .file(".wh.d", "")
+            .file("f", "new")
+            .file(".wh.f", "")
+            .done(),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let image = pull(&store, &format!("a:{n}"), &[low.clone(), high]).unwrap();
+        let (_, root) = container(&store, u8::try_from(n).unwrap(), &image);
+        assert_eq!(root.read("f").unwrap(), "new");
+        assert_eq!(root.read("d/new").unwrap(), "n");
+        assert!(root.read("d/old").is_none());
+    }
+}
+
+#[test]
+fn the_same_layer_twice_is_stacked_once() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (one, two) = (Tar::new().file("f", "one").done(), Tar::new().file("f", "two").done());
+    let empty = Tar::new().done();
+    let image = pull(&store, "a", &[one.clone(), empty.clone(), two, empty, one]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    assert_eq!(root.read("f").unwrap(), "one");
+    assert_eq!(image.layers.len(), 5);
+    assert_eq!(store.history(&image).len(), 5);
+}
+
+#[test]
+fn the_topmost_listed_root_counts() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new().dir("./", 0o711).file("a", "a").done();
+    let image = pull(&store, "a", &[low, Tar::new().file("b", "b").done()]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    assert_eq!(fs::metadata(root.path()).unwrap().mode() & 0o7777, 0o711);
+}
+
+#[test]
+fn files_become_directories_and_back() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new().file("x", "file").dir("y/", 0o755).file("y/in", "in").done();
+    let high = Tar::new().dir("x/", 0o755).file("x/in", "now").file("y", "file").done();
+    let image = pull(&store, "a", &[low, high]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    assert_eq!(root.read("x/in").unwrap(), "now");
+    assert_eq!(root.read("y").unwrap(), "file");
+    // Within one layer the last entry counts.
+    let both = Tar::new().dir("z/", 0o755).file("z/in", "").file("z", "file").file("z", "last").done();
+    let image = pull(&store, "b", &[both]).unwrap();
+    let (_, root) = container(&store, 2, &image);
+    assert_eq!(root.read("z").unwrap(), "last");
+}
