@@ -126,7 +126,7 @@ fn load_containers(layout: &Layout, inner: &mut Inner) -> Result<()> {
             Err(e) if e.kind() == Kind::NewerFormat => return Err(e),
             // Creation never came as far as its record: nobody was told of this container.
             Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => {
-                layout.discard(&layout.containers, &id)?
+                layout.discard(&layout.containers, &id)?;
             }
             Err(e) => {
                 return Err(Error::damaged(format!("container {id}: {e}; move {} away", path.display())));

@@ -195,7 +195,8 @@ impl Mend<'_> {
 
     fn copy_attributes(&mut self, path: &[u8], stat: &Stat) -> Result<()> {
         let from = self.below.root().resolve(OsStr::from_bytes(path), OFlags::PATH)?;
-        copy::attributes(&fd_path(&from), &fd_path(self.open_dir(path)?), stat)?;
+        let to = self.open_dir(path)?;
+        copy::attributes(&fd_path(&from), &fd_path(&to), stat)?;
         self.times.insert(path.to_vec(), (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)));
         Ok(())
     }
