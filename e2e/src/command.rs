@@ -80,10 +80,8 @@ pub fn limited(program: impl AsRef<OsStr>, seconds: u64) -> Command {
 pub fn run(command: &mut Command) -> Output {
     let words: Vec<String> =
         command.get_args().skip(3).map(|word| word.to_string_lossy().into_owned()).collect();
-    let done = command
-        .stdin(Stdio::null())
-        .output()
-        .unwrap_or_else(|e| panic!("{:?}: {e}", command.get_program()));
+    let done =
+        command.stdin(Stdio::null()).output().unwrap_or_else(|e| panic!("{:?}: {e}", command.get_program()));
     finished(words.join(" "), &done)
 }
 

@@ -23,7 +23,10 @@ impl Session {
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         rustix::pty::grantpt(&master)?;
         rustix::pty::unlockpt(&master)?;
-        rustix::termios::tcsetwinsize(&master, Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 })?;
+        rustix::termios::tcsetwinsize(
+            &master,
+            Winsize { ws_row: 24, ws_col: 80, ws_xpixel: 0, ws_ypixel: 0 },
+        )?;
         let name = rustix::pty::ptsname(&master, Vec::new())?;
         let slave = File::options().read(true).write(true).open(name.to_str()?)?;
         // setsid --ctty makes the terminal the controlling one without unsafe code here.

@@ -1,3 +1,13 @@
 //! End-to-end tests: each has a node of its own, and nothing of it may be left afterwards.
 
+mod contract;
+mod crash;
 mod descriptors;
+mod layers;
+mod lifecycle;
+mod limits;
+mod network;
+mod reboot;
+mod security;
+mod terminal;
+mod walk;

@@ -205,7 +205,8 @@ impl Node {
     /// A container's status.
     pub fn try_status(&self, id: &str) -> Result<ContainerStatus, Status> {
         let request = cri::ContainerStatusRequest { container_id: id.into(), verbose: false };
-        self.cri(async |mut c| c.container_status(request).await).map(|answer| answer.status.unwrap_or_default())
+        self.cri(async |mut c| c.container_status(request).await)
+            .map(|answer| answer.status.unwrap_or_default())
     }
 
     /// A container's status.
@@ -219,7 +220,11 @@ impl Node {
     pub fn wait_exit(&self, id: &str) -> ContainerStatus {
         crate::eventually(60, "the container ends", || {
             let status = self.try_status(id).map_err(|e| e.to_string())?;
-            if status.state() == ContainerState::ContainerExited { Ok(status) } else { Err(format!("{status:?}")) }
+            if status.state() == ContainerState::ContainerExited {
+                Ok(status)
+            } else {
+                Err(format!("{status:?}"))
+            }
         })
     }
 
@@ -254,7 +259,12 @@ impl Node {
 
     /// Runs a script as a container of a pod of its own and waits for its end; its standard output and exit code.
     #[track_caller]
-    pub fn script(&self, name: &str, script: &str, change: impl FnOnce(&mut ContainerConfig)) -> (String, i32) {
+    pub fn script(
+        &self,
+        name: &str,
+        script: &str,
+        change: impl FnOnce(&mut ContainerConfig),
+    ) -> (String, i32) {
         self.pull("busybox");
         let pod = pod(self, name);
         let pod_id = self.run_pod(&pod);

@@ -83,9 +83,8 @@ impl Node {
             let _ = std::fs::remove_dir_all(self.dir(below));
             std::fs::create_dir_all(self.dir(below)).unwrap_or_else(|e| panic!("{below}: {e}"));
         }
-        for link in ["e2e0"] {
-            let _ = self.run("ip", &["link", "delete", link]);
-        }
+        let _ = self.run("ip", &["link", "delete", "e2e0"]);
+        let _ = self.run("nft", &["flush", "ruleset"]);
         self.set_boot_id("second boot");
         self.launch();
     }

@@ -30,9 +30,11 @@ pub fn names(dir: &Path) -> Vec<String> {
 pub fn find(dir: &Path, cgroup: &str) -> Vec<String> {
     let mut found = Vec::new();
     found.extend(process::naming(dir).into_iter().map(|(pid, line)| format!("process {pid}: {line}")));
-    found.extend(cgroups::processes(cgroup).into_iter().map(|pid| {
-        format!("process {pid} in a cgroup: {}", process::command_line(pid).unwrap_or_default())
-    }));
+    found.extend(
+        cgroups::processes(cgroup).into_iter().map(|pid| {
+            format!("process {pid} in a cgroup: {}", process::command_line(pid).unwrap_or_default())
+        }),
+    );
     found.extend(mounts(dir).into_iter().map(|path| format!("mount {}", path.display())));
     // The three that belong to the node itself may stay for its next start.
     let own = [cgroup.to_owned(), format!("{cgroup}/shims"), format!("{cgroup}/pods")];

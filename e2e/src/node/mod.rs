@@ -75,12 +75,12 @@ impl Node {
             daemon: Mutex::new(None),
             runtime: tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?,
         };
-        let copied = Command::new("cp").arg("-a").arg(registry::stored()?).arg(node.dir("registry")).status()?;
+        let copied =
+            Command::new("cp").arg("-a").arg(registry::stored()?).arg(node.dir("registry")).status()?;
         if !copied.success() {
             return Err("the registry's storage could not be copied".into());
         }
-        *lock(&node.registry) =
-            Some(registry::Server::start(&node.netns, &node.dir, &node.dir("registry"))?);
+        *lock(&node.registry) = Some(registry::Server::start(&node.netns, &node.dir, &node.dir("registry"))?);
         node.configure(config)?;
         node.launch();
         Ok(node)
@@ -159,9 +159,14 @@ impl Node {
         let mut command = limited(&self.programs.crictl, 90);
         let endpoint = format!("unix://{}", self.socket().display());
         // A configuration file of the machine's must not matter.
-        command
-            .env("CRI_CONFIG_FILE", self.dir("crictl.yaml"))
-            .args(["--runtime-endpoint", &endpoint, "--image-endpoint", &endpoint, "--timeout", "60s"]);
+        command.env("CRI_CONFIG_FILE", self.dir("crictl.yaml")).args([
+            "--runtime-endpoint",
+            &endpoint,
+            "--image-endpoint",
+            &endpoint,
+            "--timeout",
+            "60s",
+        ]);
         let _ = std::fs::write(self.dir("crictl.yaml"), "");
         command
     }

@@ -18,7 +18,9 @@ impl Netns {
                     ns::unshare(&[NsKind::Net])?;
                     let up = Command::new("ip").args(["link", "set", "lo", "up"]).output()?;
                     if !up.status.success() {
-                        return Err(format!("ip link set lo up: {}", String::from_utf8_lossy(&up.stderr)).into());
+                        return Err(
+                            format!("ip link set lo up: {}", String::from_utf8_lossy(&up.stderr)).into()
+                        );
                     }
                     Ok(Self(ns::open_self(NsKind::Net)?))
                 })

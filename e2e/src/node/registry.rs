@@ -36,10 +36,12 @@ impl Server {
                 .stderr(log)
                 .spawn()
         });
-        let child =
-            child.map_err(|e| format!("docker-registry: {e}; install Debian's docker-registry (hack/deps does)"))?;
+        let child = child.map_err(|e| {
+            format!("docker-registry: {e}; install Debian's docker-registry (hack/deps does)")
+        })?;
         let server = Self { child };
-        let answers = || netns.run(|| std::net::TcpStream::connect(HOST)).map(drop).map_err(|e| e.to_string());
+        let answers =
+            || netns.run(|| std::net::TcpStream::connect(HOST)).map(drop).map_err(|e| e.to_string());
         crate::eventually(20, "docker-registry answers", answers);
         Ok(server)
     }

@@ -1,0 +1,187 @@
+//! What a container's program sees of its start and its end.
+
+use k8s_cri::v1::{self as cri, ContainerState};
+use strata_e2e::node::{container, pod, test};
+use tonic::Code;
+
+#[test]
+fn ends_are_told_as_they_were() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "ends");
+        let pod_id = node.run_pod(&config);
+        for (name, script, code, reason) in [
+            ("zero", "true", 0, "Completed"),
+            ("three", "exit 3", 3, "Error"),
+            ("killed", "kill -9 $$", 137, "Error"),
+            ("term", "kill -TERM $$; sleep 1", 143, "Error"),
+        ] {
+            // Signals that a PID namespace's init sends itself are ignored: the script must not be process 1.
+            let script = format!("sh -c '{script}'; exit $?");
+            let id = node.run_container(&pod_id, &config, &container(node, name, &script));
+            let status = node.wait_exit(&id);
+            assert_eq!((status.exit_code, status.reason.as_str()), (code, reason), "{name}: {status:?}");
+            assert!(status.started_at >= status.created_at && status.finished_at >= status.started_at);
+        }
+        // Process 1 itself, killed from outside, is not told as an ordinary end.
+        let id = node.run_container(&pod_id, &config, &container(node, "init", "exec sleep 1000"));
+        node.stop_container(&id, 1).unwrap();
+        let status = node.status(&id);
+        assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 137), "{status:?}");
+    });
+}
+
+#[test]
+fn the_stop_signal_and_its_time_limit() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "stop");
+        let pod_id = node.run_pod(&config);
+        let polite = "trap 'echo bye; exit 5' TERM; echo ready; while :; do sleep 0.1; done";
+        let id = node.run_container(&pod_id, &config, &container(node, "polite", polite));
+        let ready = || match node.log(&id).first() {
+            Some(line) if line.text == "ready" => Ok(()),
+            other => Err(format!("{other:?}")),
+        };
+        strata_e2e::eventually(10, "the trap is set", ready);
+        node.stop_container(&id, 20).unwrap();
+        assert_eq!(node.status(&id).exit_code, 5);
+        assert_eq!(node.log(&id).last().unwrap().text, "bye");
+        let deaf = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+        let id = node.run_container(&pod_id, &config, &container(node, "deaf", deaf));
+        node.stop_container(&id, 1).unwrap();
+        assert_eq!(node.status(&id).exit_code, 137);
+    });
+}
+
+#[test]
+fn stopping_a_pod_ends_every_process_of_it() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "tree");
+        let pod_id = node.run_pod(&config);
+        let script = "setsid sleep 12345 & (setsid sleep 12346 &) ; exec sleep 12347";
+        let id = node.run_container(&pod_id, &config, &container(node, "tree", script));
+        node.exec(&id, "setsid sleep 12348 >/dev/null 2>&1 &");
+        assert!(strata_e2e::node::cgroups::processes(&format!("{}/pods", node.cgroup())).len() >= 4);
+        node.stop_pod(&pod_id).unwrap();
+        let left = strata_e2e::node::cgroups::processes(&format!("{}/pods", node.cgroup()));
+        assert!(left.is_empty(), "{left:?}");
+        assert_eq!(node.status(&id).state(), ContainerState::ContainerExited);
+    });
+}
+
+#[test]
+fn exec_sync() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "exec");
+        let pod_id = node.run_pod(&config);
+        let id = node.run_container(&pod_id, &config, &container(node, "c", "exec sleep 1000"));
+        let (out, err, code) = node.try_exec(&id, "echo out; echo err >&2; exit 42", 10).unwrap();
+        assert_eq!((out.as_str(), err.as_str(), code), ("out\n", "err\n", 42));
+        assert_eq!(node.exec(&id, "head -c 200000 /dev/zero | tr '\\0' x").len(), 200_000);
+        // A program that is not there is an error or a shell's 126 or 127, but nothing hangs.
+        let absent =
+            cri::ExecSyncRequest { container_id: id.clone(), cmd: vec!["/absent".into()], timeout: 10 };
+        match node.cri(async |mut c| c.exec_sync(absent).await) {
+            Err(e) => assert!(e.message().contains("/absent"), "{e:?}"),
+            Ok(answer) => assert!(matches!(answer.exit_code, 126 | 127), "{answer:?}"),
+        }
+        // What stays in the background does not hold the answer up.
+        assert_eq!(node.exec(&id, "sleep 30 & echo started"), "started\n");
+        // The time limit ends the whole tree.
+        let slow = node.try_exec(&id, "setsid sleep 7777 & sleep 7778; echo never", 1).unwrap_err();
+        assert_eq!(slow.code(), Code::DeadlineExceeded, "{slow:?}");
+        let left = || match node.exec(&id, "ps -o args | grep 'sleep 777' | grep -v grep || true") {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        };
+        strata_e2e::eventually(5, "the timed-out tree is gone", left);
+        let empty = cri::ExecSyncRequest { container_id: id.clone(), cmd: vec![], timeout: 1 };
+        let refused = node.cri(async |mut c| c.exec_sync(empty).await).unwrap_err();
+        assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+        node.stop_container(&id, 0).unwrap();
+        let refused = node.try_exec(&id, "true", 5).unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused:?}");
+    });
+}
+
+#[test]
+fn logs_keep_streams_and_long_lines() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "logs");
+        let pod_id = node.run_pod(&config);
+        let script = "head -c 40000 /dev/zero | tr '\\0' x; echo; echo err >&2; printf 'no newline'";
+        let id = node.run_container(&pod_id, &config, &container(node, "c", script));
+        node.wait_exit(&id);
+        let lines = node.log(&id);
+        let of = |stream: &str| -> Vec<String> {
+            lines.iter().filter(|l| l.stream == stream).map(|l| l.text.clone()).collect()
+        };
+        assert_eq!(of("stderr"), ["err"]);
+        let out = of("stdout");
+        assert_eq!((out.len(), out[0].len(), out[1].as_str()), (2, 40_000, "no newline"));
+    });
+}
+
+#[test]
+fn a_rotated_log_is_opened_anew() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "rotate");
+        let pod_id = node.run_pod(&config);
+        let script = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done";
+        let id = node.run_container(&pod_id, &config, &container(node, "c", script));
+        let path = std::path::PathBuf::from(node.status(&id).log_path);
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        let old = path.with_extension("old");
+        std::fs::rename(&path, &old).unwrap();
+        let request = cri::ReopenContainerLogRequest { container_id: id.clone() };
+        node.cri(async |mut c| c.reopen_container_log(request).await).unwrap();
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        node.stop_container(&id, 0).unwrap();
+        let text = |path| -> String { std::fs::read_to_string(path).unwrap() };
+        let all = text(&old) + &text(&path);
+        let numbers: Vec<usize> =
+            all.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
+        assert!(numbers.len() > 10 && !text(&path).is_empty(), "{all}");
+        assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn what_the_image_and_the_pod_say_is_seen_inside() {
+    test(|node| {
+        let stacked = node.pull("stacked");
+        let (out, code) = node.script(
+            "inside",
+            "pwd; echo $GREETING; echo $MINE; hostname; cat /opt/strata/readme; cat /data/x; touch /data/y || echo ro",
+            |config| {
+                config.image = Some(cri::ImageSpec { image: stacked, ..Default::default() });
+                config.envs = vec![cri::KeyValue { key: "MINE".into(), value: "two words".into() }];
+                let volume = node.dir("volume");
+                std::fs::create_dir(&volume).unwrap();
+                std::fs::write(volume.join("x"), "from the volume\n").unwrap();
+                config.mounts = vec![cri::Mount {
+                    host_path: volume.display().to_string(),
+                    container_path: "/data".into(),
+                    readonly: true,
+                    ..Default::default()
+                }];
+            },
+        );
+        let lines: Vec<&str> = out.lines().filter(|line| !line.starts_with("touch:")).collect();
+        let expected = [
+            "/opt/strata",
+            "hello from the image",
+            "two words",
+            "inside",
+            "This layer lies below busybox.",
+            "from the volume",
+            "ro",
+        ];
+        assert_eq!((lines, code), (expected.to_vec(), 0));
+    });
+}
