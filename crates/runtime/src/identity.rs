@@ -19,9 +19,8 @@ pub(crate) fn private_proc() -> Result<Root, Failure> {
 
 /// What needs the host's rights and does not depend on the barrier: oom_score_adj, limits, keyring.
 pub(crate) fn before_barrier(plan: &Process, proc: &Root, warnings: &mut Vec<String>) -> Result<(), Failure> {
-    if let Some(adj) = plan.oom_score_adj {
-        set_oom_score_adj(proc, adj, warnings)?;
-    }
+    // The shim's own must not be inherited: it is among the last that the kernel would kill.
+    set_oom_score_adj(proc, plan.oom_score_adj.unwrap_or(0), warnings)?;
     set_rlimits(&plan.rlimits, warnings)?;
     match keyring::new_session() {
         // A kernel without keyrings has none to keep apart.

@@ -151,9 +151,6 @@ fn target(root: &Root, path: &str, directory: bool) -> Result<OwnedFd, Failure> 
         Err(e) if e.errno == Errno::NOENT => {}
         other => return other.step(step),
     }
-    if let Some(parent) = Path::new(path).parent() {
-        root.mkdir_all(parent, 0o755).step(step)?;
-    }
-    drop(root.create_file(path, 0o644).step(step)?);
+    drop(root.create_file_all(path, 0o644, 0o755).step(step)?);
     root.resolve(PathBuf::from(path), OFlags::PATH).step(step)
 }

@@ -29,6 +29,7 @@ impl Shim {
         }
         let tty = container.plan.stdio.tty;
         let exited = container.exit_code();
+        let stdin = stdin && container.plan.stdio.stdin;
         if stdin && container.first_attached.is_none() {
             container.first_attached = Some(owed.conn);
         }
@@ -158,16 +159,23 @@ impl Shim {
         }
     }
 
-    /// A client has gone; if it was the one whose input is the container's, that ends.
-    pub(crate) fn client_gone(&mut self, conn: &Conn) {
+    /// A client has gone. What it has sent is still the container's; if its input was the only one, that ends.
+    pub(crate) fn client_gone(&mut self, id: u32, conn: &Conn) {
         let Role::Attached(attachment) = &conn.role else { return };
         let number = attachment.container;
-        let live: Vec<u32> = self.conns.keys().copied().collect();
         let Some(container) = self.containers.get_mut(&number) else { return };
-        let first_gone = container.first_attached.is_some_and(|first| !live.contains(&first));
-        if attachment.stdin && container.plan.stdio.stdin_once && first_gone {
-            container.streams.end_input();
-            container.streams.write_input(&self.poll, number);
+        let mut rest = attachment.input.as_slice();
+        while let Ok(Some((frame, n))) = AttachFrame::decode(rest) {
+            rest = &rest[n..];
+            if let AttachFrame::Stdin(data) = frame
+                && attachment.stdin
+            {
+                container.streams.push_input(&data);
+            }
         }
+        if attachment.stdin && container.input_ends_with(id) {
+            container.streams.end_input();
+        }
+        container.streams.write_input(&self.poll, number);
     }
 }

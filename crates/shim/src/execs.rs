@@ -55,7 +55,7 @@ fn valid_id(id: &str) -> bool {
 }
 
 impl Shim {
-    pub(crate) fn exec(&mut self, reply: Owed, plan: ExecPlan, fds: &[OwnedFd]) -> Result<(), Failure> {
+    pub(crate) fn exec(&mut self, reply: Owed, mut plan: ExecPlan, fds: &[OwnedFd]) -> Result<(), Failure> {
         let step = "exec";
         let number = self.find(&plan.container_id)?;
         if !valid_id(&plan.exec_id) {
@@ -74,6 +74,7 @@ impl Shim {
             let message = format!("container {} is not running", plan.container_id);
             return Err(failure(FailureKind::WrongState, step, message));
         }
+        plan.process.oom_score_adj = plan.process.oom_score_adj.or(container.plan.process.oom_score_adj);
         let group = container.group.child(&format!("exec-{}", plan.exec_id)).ok();
         // A container that made groups of its own on v2 may leave no room for another: then the exec lives beside it.
         let group = group.filter(|g| g.create_in(&CONTROLLERS).is_ok());
@@ -125,6 +126,11 @@ impl Shim {
                 }
                 Ok(Some((Report::Failed(failure), _))) => Some(failure),
                 Err(FrameError::Closed) if exec.ready => None,
+                Err(FrameError::Closed) if exec.timed_out => Some(failure(
+                    FailureKind::Timeout,
+                    "exec",
+                    "the deadline has passed before it was set up",
+                )),
                 Err(FrameError::Closed) => {
                     let message = "the process died without saying why; the container may be out of memory";
                     Some(failure(FailureKind::Internal, "exec", message))

@@ -26,6 +26,8 @@ pub(crate) fn start() -> io::Result<Shim> {
     process::set_child_subreaper()?;
     // Fails only for a process group leader, which nothing but a person's shell makes of it.
     let _ = rustix::process::setsid();
+    // Nor keep a file system of the host busy.
+    let _ = rustix::process::chdir("/");
     rustix::process::umask(Mode::from_raw_mode(0o022));
     let listener = process::inherited_fd(LISTENER)?;
     rustix::io::ioctl_fionbio(&listener, true)?;

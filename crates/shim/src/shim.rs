@@ -252,7 +252,7 @@ impl Shim {
     pub(crate) fn close(&mut self, id: u32) {
         if let Some(conn) = self.conns.remove(&id) {
             self.poll.remove(conn.socket.as_fd());
-            self.client_gone(&conn);
+            self.client_gone(id, &conn);
         }
     }
 }

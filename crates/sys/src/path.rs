@@ -16,6 +16,9 @@ pub struct Root(OwnedFd);
 /// How often a lookup is repeated that lost a race against a rename (openat2(2), `EAGAIN`).
 const RETRIES: usize = 64;
 
+/// How many symlinks are followed that lead to what is missing (path_resolution(7) has 40 too).
+const LINKS: usize = 40;
+
 impl Root {
     /// Opens a directory of the host, by a trusted path.
     pub fn open(path: &Path) -> Result<Self> {
@@ -51,9 +54,12 @@ impl Root {
 
     /// Opens a directory below the root, making what is missing of it with these permission bits.
     ///
-    /// A symlink on the way is followed inside the root; one that leads nowhere is an error.
+    /// A symlink on the way is followed inside the root; what is missing of where it leads is made too.
     pub fn mkdir_all(&self, path: impl AsRef<Path>, mode: u32) -> Result<OwnedFd> {
-        let path = path.as_ref();
+        self.mkdir_following(path.as_ref(), mode, LINKS)
+    }
+
+    fn mkdir_following(&self, path: &Path, mode: u32, links: usize) -> Result<OwnedFd> {
         let mut dir = self.resolve(".", OFlags::PATH | OFlags::DIRECTORY)?;
         let mut done = PathBuf::new();
         for part in path.components() {
@@ -68,7 +74,12 @@ impl Root {
             dir = match self.resolve(&done, OFlags::PATH | OFlags::DIRECTORY) {
                 Err(e) if e.errno == Errno::NOENT => {
                     match rustix::fs::mkdirat(&dir, name, Mode::from_raw_mode(mode)) {
-                        Ok(()) | Err(Errno::EXIST) => {}
+                        Ok(()) => {}
+                        Err(Errno::EXIST) => {
+                            if let Some(to) = link_target(&dir, &done, links)? {
+                                self.mkdir_following(&to, mode, links - 1)?;
+                            }
+                        }
                         Err(e) => return Err(e).call(|| format!("mkdirat({done:?}, {mode:#o})")),
                     }
                     self.resolve(&done, OFlags::PATH | OFlags::DIRECTORY)?
@@ -86,6 +97,27 @@ impl Root {
             OFlags::CREATE | OFlags::WRONLY | OFlags::NOCTTY,
             Mode::from_raw_mode(mode),
         )
+    }
+
+    /// As [`Self::create_file`], making missing directories too, and what is missing of where symlinks lead.
+    pub fn create_file_all(&self, path: impl AsRef<Path>, mode: u32, dir_mode: u32) -> Result<OwnedFd> {
+        let mut path = path.as_ref().to_owned();
+        for links in (0..=LINKS).rev() {
+            let name =
+                path.file_name().ok_or_else(|| Error::new(format!("create {path:?}"), Errno::INVAL))?;
+            let dir = self.mkdir_all(path.parent().unwrap_or(Path::new("")), dir_mode)?;
+            let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::NOCTTY | OFlags::NONBLOCK;
+            let flags = flags | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+            match rustix::fs::openat(&dir, name, flags, Mode::from_raw_mode(mode)) {
+                Err(Errno::LOOP) => {}
+                other => return other.call(|| format!("openat({path:?}, O_CREAT|O_NOFOLLOW, {mode:#o})")),
+            }
+            match link_target(&dir, &path, links)? {
+                Some(to) => path = to,
+                None => break,
+            }
+        }
+        Err(Error::new(format!("create {path:?}"), Errno::LOOP))
     }
 
     /// The directory that holds the last component of a path, and that component.
@@ -129,6 +161,22 @@ impl Root {
             Err(e) => Err(e),
         }
     }
+}
+
+/// Where the symlink at the end of `path` leads, as a path from the root; `None`: it is no symlink. `dir` holds it.
+fn link_target(dir: &OwnedFd, path: &Path, links: usize) -> Result<Option<PathBuf>> {
+    let name = path.file_name().unwrap_or_default();
+    let target = match rustix::fs::readlinkat(dir, name, Vec::new()) {
+        Ok(target) => target,
+        Err(Errno::INVAL) => return Ok(None),
+        Err(e) => return Err(e).call(|| format!("readlinkat({path:?})")),
+    };
+    if links == 0 {
+        return Err(Error::new(format!("follow {path:?}"), Errno::LOOP));
+    }
+    // An absolute target replaces the whole path.
+    let to = path.parent().unwrap_or(Path::new("")).join(OsStr::from_bytes(target.as_bytes()));
+    Ok(Some(to))
 }
 
 impl AsFd for Root {
@@ -193,7 +241,24 @@ mod tests {
         root.mkdir_all("/x/../../../y", 0o755).unwrap();
         assert!(dir.path().join("root/y").is_dir() && !dir.path().join("y").exists());
         symlink("/nowhere/at/all", dir.path().join("root/dangling")).unwrap();
-        assert!(root.mkdir_all("dangling/a", 0o755).is_err());
+        root.mkdir_all("dangling/a", 0o755).unwrap();
+        assert!(dir.path().join("root/nowhere/at/all/a").is_dir());
+        symlink("loop", dir.path().join("root/loop")).unwrap();
+        assert_eq!(root.mkdir_all("loop/a", 0o755).unwrap_err().errno, Errno::LOOP);
+    }
+
+    #[test]
+    fn files_are_made_where_links_inside_lead() {
+        let (dir, root) = tree();
+        symlink("../../../run/resolve/stub.conf", dir.path().join("root/etc/resolv.conf")).unwrap();
+        drop(root.create_file_all("etc/resolv.conf", 0o644, 0o755).unwrap());
+        assert!(dir.path().join("root/run/resolve/stub.conf").is_file());
+        drop(root.create_file_all("/new/dir/file", 0o644, 0o755).unwrap());
+        assert!(dir.path().join("root/new/dir/file").is_file());
+        symlink("b", dir.path().join("root/a")).unwrap();
+        symlink("a", dir.path().join("root/b")).unwrap();
+        assert_eq!(root.create_file_all("a", 0o644, 0o755).unwrap_err().errno, Errno::LOOP);
+        assert_eq!(root.create_file_all("..", 0o644, 0o755).unwrap_err().errno, Errno::INVAL);
     }
 
     #[test]

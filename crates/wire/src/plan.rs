@@ -214,7 +214,7 @@ pub struct Process {
     pub no_new_privs: bool,
     /// Resource limits: name as in setrlimit(2) (`RLIMIT_NOFILE`), soft, hard (`u64::MAX`: unlimited).
     pub rlimits: Vec<(String, u64, u64)>,
-    /// oom_score_adj.
+    /// oom_score_adj (proc_pid_oom_score_adj(5)); `None`: 0, or in an exec that of the container's init.
     #[serde(default)]
     pub oom_score_adj: Option<i32>,
     /// A compiled seccomp filter: `struct sock_filter[]` in base64.

@@ -261,7 +261,7 @@ impl Attached {
                     assert_eq!(self.frame(), None, "the connection goes on after the exit");
                     return (out, err, code);
                 }
-                other => panic!("{other:?}; so far {out:?} {err:?}"),
+                other => panic!("{other:?} after {} bytes; standard error: {err:?}", out.len()),
             }
         }
     }
