@@ -5,7 +5,6 @@ use std::process::{Command, Stdio};
 
 /// What a program left.
 #[derive(Clone, Debug)]
-#[must_use = "say .ok() or .fails()"]
 pub struct Output {
     /// The command line.
     pub command: String,
@@ -76,6 +75,7 @@ pub fn limited(program: impl AsRef<OsStr>, seconds: u64) -> Command {
 }
 
 /// Runs it to its end.
+#[must_use = "say .ok() or .fails()"]
 #[track_caller]
 pub fn run(command: &mut Command) -> Output {
     let words: Vec<String> =

@@ -97,14 +97,14 @@ fn sentence(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {
         let oneof = &message.oneof_decl[usize::try_from(index).unwrap()];
         text = format!("{text} oneof={}", oneof.name());
     }
-    if field.options.as_ref().is_some_and(|o| o.deprecated()) {
+    if field.options.as_ref().is_some_and(prost_types::FieldOptions::deprecated) {
         text += " deprecated";
     }
     text
 }
 
 fn is_map_entry(message: &DescriptorProto) -> bool {
-    message.options.as_ref().is_some_and(|o| o.map_entry())
+    message.options.as_ref().is_some_and(prost_types::MessageOptions::map_entry)
 }
 
 fn type_name(message: &DescriptorProto, field: &FieldDescriptorProto) -> String {

@@ -64,7 +64,7 @@ fn limits_reach_the_kernel() {
         };
         match node.cri(async |mut c| c.update_container_resources(update).await) {
             Err(e) if e.code() == tonic::Code::Unimplemented => {
-                println!("UpdateContainerResources is not built")
+                println!("UpdateContainerResources is not built");
             }
             done => {
                 done.unwrap();

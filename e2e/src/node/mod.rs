@@ -136,6 +136,7 @@ impl Node {
     }
 
     /// A program in the node's network namespace.
+    #[must_use = "say .ok() or .fails()"]
     #[track_caller]
     pub fn run(&self, program: impl AsRef<Path>, args: &[&str]) -> Output {
         let mut command = limited(program.as_ref(), 90);
@@ -149,6 +150,7 @@ impl Node {
     }
 
     /// `crictl …`, as a person would type it.
+    #[must_use = "say .ok() or .fails()"]
     #[track_caller]
     pub fn crictl(&self, args: &[&str]) -> Output {
         self.run_command(self.crictl_command().args(args))
@@ -172,6 +174,7 @@ impl Node {
     }
 
     /// `strata …`, as a person would type it.
+    #[must_use = "say .ok() or .fails()"]
     #[track_caller]
     pub fn strata(&self, args: &[&str]) -> Output {
         self.run_command(self.strata_command().args(args))
