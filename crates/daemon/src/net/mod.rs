@@ -12,6 +12,7 @@
 //! The caller makes and pins the network namespace, writes its intent durably before [`Provider::attach`], and the
 //! [`Attachment`] after it. It also handles pods that need no provider: those on the node's network, and those with none.
 
+pub(crate) mod bridge;
 pub(crate) mod cni;
 
 use crate::error::{Error, Result};

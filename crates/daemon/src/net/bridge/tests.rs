@@ -1,0 +1,409 @@
+//! On the real kernel, in network namespaces of their own: nothing of the machine's is touched.
+
+use super::*;
+use crate::error::Kind;
+use crate::net::{PortMapping, Protocol};
+use futures_util::TryStreamExt;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute};
+use rtnetlink::{LinkUnspec, LinkVeth};
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use strata_sys::ns::{self, NsKind};
+
+const WORLD: &str = "203.0.113.2";
+const NODE: &str = "203.0.113.1";
+
+/// A network namespace that plays the node; one that plays the world, connected to it; and pods'.
+struct Net {
+    dir: tempfile::TempDir,
+    pins: std::cell::RefCell<Vec<PathBuf>>,
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for pin in self.pins.borrow().iter() {
+            let _ = ns::unpin(pin);
+        }
+    }
+}
+
+/// Runs a test in a thread that is alone in a new network namespace.
+fn alone<F: Future<Output = ()>>(test: impl FnOnce(Net) -> F + Send + 'static) {
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: needs root");
+        return;
+    }
+    let run = move || {
+        ns::unshare(&[NsKind::Net]).unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let net = Net { dir: tempfile::tempdir().unwrap(), pins: std::cell::RefCell::default() };
+            net.connect_world().await;
+            test(net).await;
+        });
+    };
+    if let Err(panic) = std::thread::spawn(run).join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+impl Net {
+    /// Pins a new network namespace.
+    fn netns(&self, name: &str) -> PathBuf {
+        let path = self.dir.path().join(name);
+        let at = path.clone();
+        let pin = move || {
+            ns::unshare(&[NsKind::Net]).unwrap();
+            ns::pin(NsKind::Net, &at).unwrap();
+        };
+        std::thread::spawn(pin).join().unwrap();
+        self.pins.borrow_mut().push(path.clone());
+        path
+    }
+
+    fn world(&self) -> PathBuf {
+        self.dir.path().join("world")
+    }
+
+    async fn connect_world(&self) {
+        let world = ns::open(&self.netns("world")).unwrap();
+        let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+        tokio::spawn(connection);
+        let peer = LinkUnspec::new_with_name("up0").setns_by_fd(world.as_raw_fd()).build();
+        let veth = LinkVeth::new("up0", "up0").set_info_data(InfoData::Veth(InfoVeth::Peer(peer))).build();
+        handle.link().add(veth).execute().await.unwrap();
+        handle.link().set(LinkUnspec::new_with_name("lo").up().build()).execute().await.unwrap();
+        configure(&handle, NODE).await;
+        let runtime = tokio::runtime::Handle::current();
+        let enter = move || {
+            ns::setns(&world, NsKind::Net).unwrap();
+            let _runtime = runtime.enter();
+            rtnetlink::new_connection().unwrap()
+        };
+        let (connection, handle, _) = std::thread::spawn(enter).join().unwrap();
+        tokio::spawn(connection);
+        configure(&handle, WORLD).await;
+    }
+
+    async fn pod(&self, bridge: &Bridge, id: &str, ports: &[PortMapping]) -> Result<Attachment> {
+        bridge.attach(request(id, &self.netns(id), ports)).await
+    }
+}
+
+async fn configure(handle: &rtnetlink::Handle, address: &str) {
+    let link = handle.link().get().match_name("up0").execute();
+    let index = std::pin::pin!(link).try_next().await.unwrap().unwrap().header.index;
+    handle.address().add(index, address.parse().unwrap(), 24).execute().await.unwrap();
+    handle.link().set(LinkUnspec::new_with_index(index).up().build()).execute().await.unwrap();
+}
+
+fn request(id: &str, netns: &Path, ports: &[PortMapping]) -> AttachRequest {
+    AttachRequest {
+        pod_id: id.into(),
+        owner: format!("test/{id}"),
+        netns: netns.into(),
+        hostname: id.into(),
+        ports: ports.to_vec(),
+    }
+}
+
+fn gone(id: &str) -> DetachRequest {
+    DetachRequest { pod_id: id.into(), netns: None, attachment: None }
+}
+
+fn bridge(subnet: &str) -> Bridge {
+    Bridge::new(&config::Network { subnet: subnet.into(), ..config::Network::default() }).unwrap()
+}
+
+fn with_nft(nft: Option<&str>) -> Bridge {
+    let subnet = Subnet::parse("10.88.0.0/24").unwrap();
+    Bridge::with("strata0".into(), subnet, Firewall::with("strata0", subnet, nft.map(PathBuf::from)))
+}
+
+fn has_nft() -> bool {
+    let there = Firewall::new("x", Subnet::parse("10.88.0.0/24").unwrap()).problem().is_none();
+    if !there {
+        println!("skipped: needs nft");
+    }
+    there
+}
+
+/// Runs something in a namespace, or in the caller's.
+fn inside<T: Send + 'static>(netns: Option<&Path>, f: impl FnOnce() -> T + Send + 'static) -> T {
+    let netns = netns.map(Path::to_path_buf);
+    let run = move || {
+        if let Some(netns) = netns {
+            ns::setns(ns::open(&netns).unwrap(), NsKind::Net).unwrap();
+        }
+        f()
+    };
+    std::thread::spawn(run).join().unwrap()
+}
+
+/// Serves, until the test's process ends, who it is and who asks.
+fn serve(netns: &Path, port: u16, name: &'static str) {
+    let listener = inside(Some(netns), move || TcpListener::bind(("0.0.0.0", port)).unwrap());
+    std::thread::spawn(move || {
+        while let Ok((mut stream, peer)) = listener.accept() {
+            let _ = write!(stream, "{name} {}", peer.ip());
+        }
+    });
+}
+
+fn ask(netns: Option<&Path>, address: &str, port: u16) -> std::io::Result<String> {
+    let address = SocketAddr::new(address.parse().unwrap(), port);
+    inside(netns, move || {
+        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+        stream.set_read_timeout(Some(Duration::from_secs(2)))?;
+        let mut text = String::new();
+        stream.read_to_string(&mut text)?;
+        Ok(text)
+    })
+}
+
+fn tcp(host_ip: &str, host_port: i64, container_port: i64) -> PortMapping {
+    PortMapping::parse(host_ip, host_port, container_port, Protocol::Tcp).unwrap()
+}
+
+fn ip(attachment: &Attachment) -> String {
+    attachment.ips[0].to_string()
+}
+
+/// The names of the node's interfaces, without those that it starts with.
+async fn interfaces() -> Vec<String> {
+    let (connection, handle, _) = rtnetlink::new_connection().unwrap();
+    tokio::spawn(connection);
+    let links: Vec<_> = handle.link().get().execute().try_collect().await.unwrap();
+    let name = |a| match a {
+        LinkAttribute::IfName(name) => Some(name),
+        _ => None,
+    };
+    let names = links.into_iter().filter_map(|l| l.attributes.into_iter().find_map(name));
+    names.filter(|n| n.starts_with('v') || n.starts_with("strata")).collect()
+}
+
+fn ruleset() -> String {
+    let run = || std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    String::from_utf8(inside(None, run).stdout).unwrap()
+}
+
+#[test]
+fn pods_reach_each_other_the_node_and_the_world() {
+    alone(|net| async move {
+        let bridge = bridge("10.88.0.0/16");
+        let a = net.pod(&bridge, "aaaaaaaaaaaa", &[]).await.unwrap();
+        let b = net.pod(&bridge, "bbbbbbbbbbbb", &[]).await.unwrap();
+        assert_eq!((ip(&a).as_str(), a.mac.as_str()), ("10.88.0.2", "0a:58:0a:58:00:02"));
+        assert_eq!((a.interface.as_str(), a.prefix, a.gateway), ("eth0", 16, Some([10, 88, 0, 1].into())));
+        let (in_a, in_b) = (net.dir.path().join("aaaaaaaaaaaa"), net.dir.path().join("bbbbbbbbbbbb"));
+        serve(&in_b, 80, "b");
+        assert_eq!(ask(Some(&in_a), &ip(&b), 80).unwrap(), format!("b {}", ip(&a)));
+        assert_eq!(ask(Some(&in_b), "127.0.0.1", 80).unwrap(), "b 127.0.0.1", "lo is up");
+        assert_eq!(ask(None, &ip(&b), 80).unwrap(), "b 10.88.0.1");
+        let listener = TcpListener::bind("10.88.0.1:81").unwrap();
+        std::thread::spawn(move || listener.accept().unwrap().0.write_all(b"node").unwrap());
+        assert_eq!(ask(Some(&in_a), "10.88.0.1", 81).unwrap(), "node");
+        if has_nft() {
+            serve(&net.world(), 80, "world");
+            // The world has no route to pods: it must see the node.
+            assert_eq!(ask(Some(&in_a), WORLD, 80).unwrap(), format!("world {NODE}"));
+        }
+        if Path::new("/usr/bin/busybox").exists() {
+            let target = ip(&b);
+            let ping =
+                move || std::process::Command::new("busybox").args(["ping", "-c1", "-W2", &target]).output();
+            assert!(inside(Some(&in_a), ping).unwrap().status.success());
+        }
+        assert_eq!(bridge.status(), NetworkStatus::ready());
+    });
+}
+
+#[test]
+fn ports_of_the_node() {
+    if !has_nft() {
+        return;
+    }
+    alone(|net| async move {
+        let bridge = bridge("10.88.0.0/16");
+        let ports = [tcp("", 8080, 80), tcp("127.0.0.1", 8081, 80), tcp("", 0, 80)];
+        let a = net.pod(&bridge, "aaaaaaaaaaaa", &ports).await.unwrap();
+        let b = net.pod(&bridge, "bbbbbbbbbbbb", &[tcp("", 9090, 80)]).await.unwrap();
+        let (in_a, in_b) = (net.dir.path().join("aaaaaaaaaaaa"), net.dir.path().join("bbbbbbbbbbbb"));
+        serve(&in_a, 80, "a");
+        serve(&in_b, 80, "b");
+        let world = net.world();
+        let world = Some(world.as_path());
+        assert_eq!(ask(world, NODE, 8080).unwrap(), format!("a {WORLD}"), "clients' addresses are kept");
+        assert_eq!(ask(world, NODE, 9090).unwrap(), format!("b {WORLD}"));
+        assert!(ask(world, NODE, 8081).is_err(), "only at 127.0.0.1");
+        let chosen = a.ports[2].host_port;
+        assert!(chosen != 0 && ask(world, NODE, chosen).unwrap().starts_with("a "));
+        assert!(ask(None, NODE, 8080).unwrap().starts_with("a "), "from the node");
+        assert_eq!(ask(None, "127.0.0.1", 8080).unwrap(), "a 10.88.0.1");
+        assert_eq!(ask(None, "127.0.0.1", 8081).unwrap(), "a 10.88.0.1");
+        assert_eq!(ask(Some(&in_b), NODE, 8080).unwrap(), "a 10.88.0.1", "from another pod");
+        assert_eq!(ask(Some(&in_a), NODE, 8080).unwrap(), "a 10.88.0.1", "from the pod itself");
+        let error = net.pod(&bridge, "cccccccccccc", &[tcp("", 8080, 80)]).await.unwrap_err();
+        assert!(
+            error.kind() == Kind::AlreadyExists && error.to_string().contains("test/aaaaaaaaaaaa"),
+            "{error}"
+        );
+
+        bridge.detach(gone("aaaaaaaaaaaa")).await.unwrap();
+        assert!(ask(world, NODE, 8080).is_err());
+        assert_eq!(ask(world, NODE, 9090).unwrap(), format!("b {WORLD}"));
+        assert!(!ruleset().contains(&ip(&a)) && ruleset().contains(&ip(&b)), "{}", ruleset());
+
+        // Somebody flushes everything: the next pod with ports brings it back, the others' too.
+        inside(None, || std::process::Command::new("nft").args(["flush", "ruleset"]).status()).unwrap();
+        assert!(ask(world, NODE, 9090).is_err());
+        net.pod(&bridge, "dddddddddddd", &[tcp("", 8080, 80)]).await.unwrap();
+        assert_eq!(ask(world, NODE, 9090).unwrap(), format!("b {WORLD}"));
+    });
+}
+
+#[test]
+fn detach_is_idempotent_and_frees_the_address() {
+    alone(|net| async move {
+        let bridge = bridge("10.88.0.0/30");
+        let first = net.pod(&bridge, "aaaaaaaaaaaa", &[]).await.unwrap();
+        let error = net.pod(&bridge, "bbbbbbbbbbbb", &[]).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::ResourceExhausted);
+        // The namespace is gone before the pod is detached.
+        ns::unpin(&net.dir.path().join("aaaaaaaaaaaa")).unwrap();
+        for _ in 0..2 {
+            bridge.detach(gone("aaaaaaaaaaaa")).await.unwrap();
+        }
+        assert_eq!(interfaces().await, ["strata0"]);
+        let netns = net.dir.path().join("bbbbbbbbbbbb");
+        let second = bridge.attach(request("bbbbbbbbbbbb", &netns, &[])).await.unwrap();
+        assert_eq!(second.ips, first.ips);
+        let again = bridge.attach(request("bbbbbbbbbbbb", &netns, &[])).await.unwrap_err();
+        assert_eq!(again.kind(), Kind::AlreadyExists);
+        assert_eq!(interfaces().await.len(), 2, "the first attachment stays");
+    });
+}
+
+#[test]
+fn failures_leave_nothing() {
+    alone(|net| async move {
+        // nft fails; the namespace is no namespace; the pod has an eth0 already.
+        let bridge = with_nft(Some("/bin/false"));
+        let error = net.pod(&bridge, "aaaaaaaaaaaa", &[tcp("", 8080, 80)]).await.unwrap_err();
+        assert!(error.kind() == Kind::Unavailable && error.to_string().contains("test/aaaa"), "{error}");
+        assert_eq!(interfaces().await, ["strata0"]);
+        let missing = net.dir.path().join("missing");
+        let error = bridge.attach(request("bbbbbbbbbbbb", &missing, &[])).await.unwrap_err();
+        assert!(error.to_string().contains("missing"), "{error}");
+        let netns = net.dir.path().join("aaaaaaaaaaaa");
+        bridge.attach(request("cccccccccccc", &netns, &[])).await.unwrap();
+        let error = bridge.attach(request("dddddddddddd", &netns, &[])).await.unwrap_err();
+        assert!(error.to_string().contains("exists"), "{error}");
+        assert_eq!(interfaces().await.len(), 2);
+        let claims = format!("{:?}", bridge.claims());
+        assert!(claims.contains("cccccccccccc"));
+        for freed in ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "dddddddddddd", "8080"] {
+            assert!(!claims.contains(freed), "{freed} in {claims}");
+        }
+        assert!(bridge.status().ready && bridge.status().message.contains("/bin/false"));
+    });
+}
+
+#[test]
+fn without_nft_pods_have_no_ports() {
+    alone(|net| async move {
+        let bridge = with_nft(None);
+        assert!(bridge.status().ready && bridge.status().message.contains("install nftables"));
+        let error = net.pod(&bridge, "aaaaaaaaaaaa", &[tcp("", 8080, 80)]).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::FailedPrecondition);
+        net.pod(&bridge, "bbbbbbbbbbbb", &[]).await.unwrap();
+        bridge.detach(gone("bbbbbbbbbbbb")).await.unwrap();
+        bridge.recover(Vec::new()).await.unwrap();
+    });
+}
+
+#[test]
+fn recovery_takes_over_and_cleans_up() {
+    if !has_nft() {
+        return;
+    }
+    alone(|net| async move {
+        let before = bridge("10.88.0.0/16");
+        let live = net.pod(&before, "aaaaaaaaaaaa", &[tcp("", 8080, 80)]).await.unwrap();
+        net.pod(&before, "bbbbbbbbbbbb", &[tcp("", 8081, 80)]).await.unwrap();
+        serve(&net.dir.path().join("aaaaaaaaaaaa"), 80, "a");
+        let other = Bridge::new(&config::Network {
+            subnet: "10.99.0.0/16".into(),
+            bridge: "strata1".into(),
+            ..config::Network::default()
+        });
+        net.pod(&other.unwrap(), "cccccccccccc", &[]).await.unwrap();
+        drop(before);
+
+        let after = bridge("10.88.0.0/16");
+        after.recover(vec![("aaaaaaaaaaaa".into(), live.clone())]).await.unwrap();
+        let names = interfaces().await;
+        assert!(names.contains(&after.host_interface("aaaaaaaaaaaa")), "{names:?}");
+        assert!(!names.contains(&after.host_interface("bbbbbbbbbbbb")), "{names:?}");
+        assert_eq!(
+            names.iter().filter(|n| n.starts_with('v')).count(),
+            2,
+            "another bridge's stays: {names:?}"
+        );
+        let world = net.world();
+        assert!(ask(Some(&world), NODE, 8080).unwrap().starts_with("a "));
+        assert!(!ruleset().contains("8081"));
+        let error = net.pod(&after, "dddddddddddd", &[tcp("", 8080, 80)]).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::AlreadyExists);
+        let new = net.pod(&after, "eeeeeeeeeeee", &[]).await.unwrap();
+        assert_ne!(new.ips, live.ips);
+        // Nobody lives: the table goes.
+        bridge("10.88.0.0/16").recover(Vec::new()).await.unwrap();
+        assert!(!ruleset().contains("strata-strata0") && ruleset().contains("strata-strata1"));
+        assert_eq!(interfaces().await.iter().filter(|n| n.starts_with('v')).count(), 1);
+    });
+}
+
+#[test]
+fn many_at_once() {
+    alone(|net| async move {
+        let bridge = bridge("10.88.0.0/16");
+        let ids: Vec<_> = (0..50).map(|n| format!("{n:02x}{n:02x}{n:02x}{n:02x}{n:02x}{n:02x}")).collect();
+        let pins: Vec<_> = ids.iter().map(|id| net.netns(id)).collect();
+        let attach = |n: usize| bridge.attach(request(&ids[n], &pins[n], &[]));
+        let results = futures_util::future::join_all((0..50).map(attach)).await;
+        let addresses: HashSet<_> = results.into_iter().map(|r| r.unwrap().ips[0]).collect();
+        assert_eq!(addresses.len(), 50);
+        assert_eq!(interfaces().await.len(), 51);
+        futures_util::future::join_all(ids.iter().map(|id| bridge.detach(gone(id)))).await;
+        assert_eq!(interfaces().await, ["strata0"]);
+        let mut times = Vec::new();
+        for n in 0..ids.len() {
+            let start = Instant::now();
+            attach_again(&bridge, &ids[n], &pins[n]).await;
+            times.push(start.elapsed());
+        }
+        times.sort();
+        println!("attach: p50 {:?}, p90 {:?}", times[times.len() / 2], times[times.len() * 9 / 10]);
+    });
+}
+
+async fn attach_again(bridge: &Bridge, id: &str, netns: &Path) {
+    bridge.attach(request(id, netns, &[])).await.unwrap();
+}
+
+#[test]
+fn a_taken_subnet_or_name_is_refused() {
+    alone(|_net| async move {
+        let overlapping = bridge("203.0.112.0/22");
+        let error = overlapping.attach(request("aaaaaaaaaaaa", Path::new("/x"), &[])).await.unwrap_err();
+        assert!(error.kind() == Kind::FailedPrecondition && error.to_string().contains(NODE), "{error}");
+        let config = config::Network { bridge: "up0".into(), ..config::Network::default() };
+        let error =
+            Bridge::new(&config).unwrap().attach(request("a", Path::new("/x"), &[])).await.unwrap_err();
+        assert!(error.to_string().contains("no bridge"), "{error}");
+    });
+}
