@@ -107,3 +107,21 @@ impl Drop for Session {
         let _ = self.child.wait();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_session_sees_a_terminal_of_the_size_it_is_given() {
+        let mut command = Command::new("sh");
+        command.args(["-c", "stty size; read -r line; echo got $line; stty size; exit 7"]);
+        let mut session = Session::start(&command).unwrap();
+        session.expect("24 80");
+        session.resize(30, 100).unwrap();
+        session.send("something\n");
+        session.expect("got something");
+        session.expect("30 100");
+        assert_eq!(session.wait().code(), Some(7));
+    }
+}

@@ -103,3 +103,29 @@ fn store() -> Result<PathBuf> {
         done => Ok(done.map(|()| dir)?),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_standard_images_are_stored_and_served() {
+        if let Some(why) = super::super::place::lacking() {
+            println!("skipped: {why}");
+            return;
+        }
+        let storage = stored().unwrap();
+        let tmp = tempfile::tempdir().unwrap();
+        let netns = Netns::new().unwrap();
+        let _server = Server::start(&netns, tmp.path(), &storage).unwrap();
+        push(&netns, async |registry| {
+            for (name, image) in standard()? {
+                let path = format!("/v2/e2e/{name}/blobs/{}", image.id());
+                let answer = registry.request(hyper::Method::GET, &path, None, "").await?;
+                assert_eq!(answer.body, image.config.bytes, "{name}");
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+}
