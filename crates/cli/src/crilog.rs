@@ -85,18 +85,14 @@ impl Log {
         }
     }
 
-    /// Whether another file has taken this one's place.
-    pub(crate) fn rotated(&self) -> Result<bool> {
+    /// The file that has taken this one's place, at its beginning; `None`: none has.
+    pub(crate) fn successor(&self) -> Result<Option<Self>> {
         let ours = self.file.metadata().map_err(|e| failed(&self.path, e))?;
         // Between the renaming and the reopening there is no file.
-        let Ok(theirs) = std::fs::metadata(&self.path) else { return Ok(false) };
-        Ok((ours.dev(), ours.ino()) != (theirs.dev(), theirs.ino()))
-    }
-
-    /// Goes on with the file that has taken this one's place, from its beginning.
-    pub(crate) fn reopen(&mut self) -> Result<()> {
-        *self = Self::open(&self.path)?;
-        Ok(())
+        let Ok(file) = File::open(&self.path) else { return Ok(None) };
+        let theirs = file.metadata().map_err(|e| failed(&self.path, e))?;
+        let same = (ours.dev(), ours.ino()) == (theirs.dev(), theirs.ino());
+        Ok((!same).then(|| Self { path: self.path.clone(), file, buffer: Vec::new() }))
     }
 }
 
@@ -207,14 +203,13 @@ mod tests {
         write!(file, "{T} stdout F one\n{T} stdout F tw").unwrap();
         let mut log = Log::open(&path).unwrap();
         assert_eq!(content(&mut log), ["one"]);
-        assert!(!log.rotated().unwrap());
+        assert!(log.successor().unwrap().is_none());
         writeln!(file, "o").unwrap();
         std::fs::rename(&path, dir.path().join("0.log.1")).unwrap();
-        assert!(!log.rotated().unwrap());
+        assert!(log.successor().unwrap().is_none());
         std::fs::write(&path, format!("{T} stdout F three\n")).unwrap();
         assert_eq!(content(&mut log), ["two"]);
-        assert!(log.rotated().unwrap());
-        log.reopen().unwrap();
+        log = log.successor().unwrap().unwrap();
         assert_eq!(content(&mut log), ["three"]);
     }
 }

@@ -80,6 +80,11 @@ impl Error {
         matches!(self, Self::Daemon { code: Code::FailedPrecondition, .. })
     }
 
+    /// Whether stratad says that it, or what it depends on, may answer later.
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Daemon { code: Code::Unavailable, .. })
+    }
+
     /// Whether stratad may answer if it is asked again later.
     pub(crate) fn is_away(&self) -> bool {
         matches!(self, Self::Broken(_) | Self::Unreachable { .. })

@@ -18,6 +18,9 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// How long it may be away.
 const AWAY: Duration = Duration::from_secs(120);
 
+/// How long stratad may take to record an end that the shim has told.
+const SETTLE: Duration = Duration::from_secs(5);
+
 /// Exit code of a program that SIGPIPE ended.
 const READER_GONE: i32 = 128 + Signal::SIGPIPE as i32;
 
@@ -84,7 +87,7 @@ impl Foreground {
             }
         };
         match ended {
-            Ended::Exited(code) => Ok(Outcome::Exited(code)),
+            Ended::Exited(code) => Ok(Outcome::Exited(settled(client, &self.id).await.unwrap_or(code))),
             Ended::Detached => Ok(Outcome::Left),
             Ended::ReaderGone => Err(Error::Said(READER_GONE)),
             Ended::Lost => exit_code(client, &self.id).await.map(Outcome::Exited),
@@ -99,6 +102,13 @@ fn pass_on(client: &Client, id: &str, signal: Signal) {
     tokio::spawn(async move { client.kill_container(request).await });
 }
 
+/// The exit code as stratad has recorded it, so that whoever asks next sees what this process saw; `None`: it does not
+/// say, since it is away or has already removed the container.
+async fn settled(client: &mut Client, id: &str) -> Option<i32> {
+    let answer = client.wait_container(WaitContainerRequest { r#ref: id.to_owned() });
+    Some(tokio::time::timeout(SETTLE, answer).await.ok()?.ok()?.into_inner().exit_code)
+}
+
 /// Waits for a container's end, also over a restart of stratad; its exit code.
 pub(crate) async fn exit_code(client: &mut Client, container: &str) -> Result<i32> {
     let mut away_since = None;
@@ -106,7 +116,7 @@ pub(crate) async fn exit_code(client: &mut Client, container: &str) -> Result<i3
         let request = WaitContainerRequest { r#ref: container.to_owned() };
         match client.wait_container(request).await.map_err(Error::from) {
             Ok(answer) => return Ok(answer.into_inner().exit_code),
-            Err(e) if e.is_away() => {
+            Err(e) if e.is_away() || e.is_unavailable() => {
                 let since = *away_since.get_or_insert_with(std::time::Instant::now);
                 if since.elapsed() > AWAY {
                     return Err(e);

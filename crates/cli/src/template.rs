@@ -1,6 +1,7 @@
 //! The part of Go's templates that people use with `--format`.
 //!
-//! Fields (`.A.B`), literals, pipes, `json`, `index`, `len`, `join`, `upper`, `lower`, `println`, `if`/`else`, `range`.
+//! Fields (`.A.B`), literals, pipes, `json`, `index`, `len`, `join`, `upper`, `lower`, `println`, `eq`, `ne`, `and`, `or`,
+//! `not`, `if`/`else`, `range`.
 
 mod eval;
 mod parse;
@@ -82,6 +83,8 @@ mod tests {
             ("{{.Env}}", "[A=1 B=2]"),
             ("{{.Labels}}", "map[a.b/c:d]"),
             ("{{upper .Id}} {{(index .Networks \"bridge\").IPAddress}}", "AB 10.0.0.2"),
+            ("{{if and (eq .Id \"ab\") (not .Empty)}}yes{{end}}", "yes"),
+            ("{{ne .State.Pid 7}}", "false"),
             ("a {{- .Id -}} b", "aabb"),
         ];
         for (template, text) in cases {

@@ -1,6 +1,7 @@
 //! Sessions of the command line, against stand-ins for stratad and the shim, with real processes, pipes and terminals.
 
-#![allow(missing_docs, unreachable_pub)]
+// Clippy knows functions of tests, but not the files and helpers beside them.
+#![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::panic)]
 
 mod common;
 
@@ -50,6 +51,7 @@ fn run_attaches_before_it_starts_and_ends_as_the_container() {
             "PrepareAttach",
             "Attach stdin=false",
             "StartContainer",
+            "WaitContainer",
             "RemoveContainer c0ff",
         ]
     );
@@ -256,6 +258,22 @@ fn a_followed_log_ends_with_its_container() {
     assert_eq!((text(&out.stdout), text(&out.stderr)), ("", "two\n"));
     let out = node.strata(&["logs", "--tail", "1", "-t", "x"]).output().unwrap();
     assert_eq!(text(&out.stdout), "2026-11-21T10:00:01Z three\n");
+}
+
+#[test]
+fn sessions_and_waits_outlive_the_daemon() {
+    let mut node = Node::running("echo ready; read x; exit 6");
+    let mut run = node.strata(&["run", "-i", "busybox"]);
+    let mut run = run.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    run.stdout.as_mut().unwrap().read_exact(&mut [0; 6]).unwrap();
+    let wait = node.strata(&["wait", "x"]).stdout(Stdio::piped()).spawn().unwrap();
+    until("the wait has begun", || node.calls().contains(&"WaitContainer".to_owned()));
+    node.kill_daemon();
+    // No daemon: the session is the shim's.
+    run.stdin.take().unwrap().write_all(b"go\n").unwrap();
+    assert_eq!(run.wait().unwrap().code(), Some(6));
+    node.start_daemon();
+    assert_eq!(text(&wait.wait_with_output().unwrap().stdout), "6\n");
 }
 
 #[test]

@@ -34,6 +34,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
         ));
     }
     let foreground =
-        Foreground::begin(&to, Wanted { stdin, stdout: true, stderr: true, detach_keys }).await?;
+        Foreground::begin(&to, Wanted { stdin, stdout: true, stderr: true, detach_keys, redraw: true })
+            .await?;
     Ok(foreground.follow(&mut client, args.sig_proxy).await?.code())
 }

@@ -104,14 +104,13 @@ pub(super) async fn follow(client: &mut Client, container: &str, mut log: Log, m
             break;
         }
         show.flush()?;
-        // What was written between the last look and the rotation is in the old file.
-        if log.rotated()? {
-            let went_on = log.lines(|line| show.line(line))?;
-            log.reopen()?;
-            if went_on {
-                continue;
+        if let Some(next) = log.successor()? {
+            // What was written between the last look and the rotation is in the old file.
+            if !log.lines(|line| show.line(line))? {
+                break;
             }
-            break;
+            log = next;
+            continue;
         }
         if ended {
             break;

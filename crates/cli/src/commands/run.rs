@@ -91,7 +91,13 @@ fn wanted(args: &Args) -> Result<Option<Wanted>> {
         return Err(Error::local("the input device is not a TTY"));
     }
     let detach_keys = detach::parse(&args.detach_keys).map_err(Error::Local)?;
-    Ok(Some(Wanted { stdin, stdout: all || has("stdout"), stderr: all || has("stderr"), detach_keys }))
+    Ok(Some(Wanted {
+        stdin,
+        stdout: all || has("stdout"),
+        stderr: all || has("stderr"),
+        detach_keys,
+        redraw: false,
+    }))
 }
 
 /// stratad removes it by itself; asking too makes sure that its name is free once this process has ended.

@@ -25,6 +25,8 @@ pub(crate) struct Wanted {
     pub(crate) stderr: bool,
     /// The keys that leave a terminal's session.
     pub(crate) detach_keys: Vec<u8>,
+    /// Make a program that draws its screen only when its size changes draw it for this session.
+    pub(crate) redraw: bool,
 }
 
 /// How a session ended.
@@ -72,10 +74,12 @@ impl Session {
         let (reader, writer) = self.stream.into_split();
         let input = self.wanted.stdin.then(read_stdin);
         let filter = Filter::new(if self.tty { self.wanted.detach_keys } else { Vec::new() });
+        let redraw = self.tty && self.wanted.redraw;
+        let sender = Sender { writer, tty: self.tty, redraw, raw: raw.as_ref() };
         let sinks = Sinks { stdout: Sink::stdout(), stderr: Sink::stderr() };
         let ended = tokio::select! {
             ended = sinks.show(reader, self.received) => ended,
-            () = send(writer, input, filter, self.tty, winch, raw.as_ref()) => Ok(Ended::Detached),
+            () = sender.send(input, filter, winch) => Ok(Ended::Detached),
         };
         sinks.stdout.finish().await;
         sinks.stderr.finish().await;
@@ -131,53 +135,64 @@ impl Sinks {
     }
 }
 
-/// Sends input and the terminal's size; returns when the user leaves, and only then.
-async fn send(
-    mut writer: OwnedWriteHalf,
-    mut input: Option<mpsc::Receiver<Vec<u8>>>,
-    mut filter: Filter,
+/// This side's half of the connection.
+struct Sender<'a> {
+    writer: OwnedWriteHalf,
     tty: bool,
-    mut winch: mpsc::UnboundedReceiver<Signal>,
-    raw: Option<&Raw>,
-) {
-    let mut resize = tty;
-    loop {
-        let mut bytes = Vec::new();
-        if std::mem::take(&mut resize)
-            && let Some((rows, cols)) = terminal::size()
-        {
-            AttachFrame::Resize { rows, cols }.encode(&mut bytes);
-        }
-        // The shim has gone: the reader will say so.
-        if !bytes.is_empty() && writer.write_all(&bytes).await.is_err() {
-            return std::future::pending().await;
-        }
-        bytes.clear();
-        tokio::select! {
-            data = next(&mut input) => match data {
-                Some(data) => {
-                    let (data, leave) = filter.feed(&data);
-                    AttachFrame::Stdin(data).encode(&mut bytes);
-                    if leave {
-                        let _ = writer.write_all(&bytes).await;
-                        return;
+    redraw: bool,
+    raw: Option<&'a Raw>,
+}
+
+impl Sender<'_> {
+    /// Sends input and the terminal's size; returns when the user leaves, and only then: that the shim has gone, the
+    /// reader will say.
+    async fn send(
+        mut self,
+        mut input: Option<mpsc::Receiver<Vec<u8>>>,
+        mut filter: Filter,
+        mut winch: mpsc::UnboundedReceiver<Signal>,
+    ) {
+        let mut bytes = self.size();
+        loop {
+            if !bytes.is_empty() && self.writer.write_all(&bytes).await.is_err() {
+                return std::future::pending().await;
+            }
+            bytes.clear();
+            tokio::select! {
+                data = next(&mut input) => match data {
+                    Some(data) => {
+                        let (data, leave) = filter.feed(&data);
+                        AttachFrame::Stdin(data).encode(&mut bytes);
+                        if leave {
+                            let _ = self.writer.write_all(&bytes).await;
+                            return;
+                        }
                     }
-                }
-                None => {
-                    input = None;
-                    AttachFrame::StdinEof.encode(&mut bytes);
-                }
-            },
-            Some(signal) = winch.recv() => {
-                resize = tty;
-                if let (Signal::SIGCONT, Some(raw)) = (signal, raw) {
-                    raw.again();
+                    None => {
+                        input = None;
+                        AttachFrame::StdinEof.encode(&mut bytes);
+                    }
+                },
+                Some(signal) = winch.recv() => {
+                    bytes = self.size();
+                    if let (Signal::SIGCONT, Some(raw)) = (signal, self.raw) {
+                        raw.again();
+                    }
                 }
             }
         }
-        if !bytes.is_empty() && writer.write_all(&bytes).await.is_err() {
-            return std::future::pending().await;
+    }
+
+    /// The frames that give the container's terminal this one's size.
+    fn size(&mut self) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let Some((rows, cols)) = terminal::size().filter(|_| self.tty) else { return bytes };
+        if std::mem::take(&mut self.redraw) {
+            // The kernel signals changes only.
+            AttachFrame::Resize { rows: rows.saturating_add(1), cols }.encode(&mut bytes);
         }
+        AttachFrame::Resize { rows, cols }.encode(&mut bytes);
+        bytes
     }
 }
 

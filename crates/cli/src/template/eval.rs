@@ -3,8 +3,8 @@
 use super::{Call, Node, Operand, Pipe};
 use serde_json::Value;
 
-pub(super) const FUNCTIONS: [&str; 8] =
-    ["json", "index", "len", "join", "upper", "lower", "println", "title"];
+pub(super) const FUNCTIONS: [&str; 13] =
+    ["json", "index", "len", "join", "upper", "lower", "println", "title", "eq", "ne", "not", "and", "or"];
 
 pub(super) fn nodes(nodes: &[Node], dot: &Value, out: &mut String) -> Result<(), String> {
     for node in nodes {
@@ -77,6 +77,11 @@ fn function(name: &str, values: &[Value]) -> Result<Value, String> {
     let wrong = || format!("wrong number or type of args for {name}");
     Ok(match (name, values) {
         ("json", [v]) => Value::String(v.to_string()),
+        ("eq", [first, others @ ..]) if !others.is_empty() => others.contains(first).into(),
+        ("ne", [a, b]) => (a != b).into(),
+        ("not", [v]) => (!truth(v)).into(),
+        ("and", [.., last]) => values.iter().find(|v| !truth(v)).unwrap_or(last).clone(),
+        ("or", [.., last]) => values.iter().find(|v| truth(v)).unwrap_or(last).clone(),
         ("len", [Value::Array(v)]) => v.len().into(),
         ("len", [Value::Object(v)]) => v.len().into(),
         ("len", [Value::String(v)]) => v.len().into(),

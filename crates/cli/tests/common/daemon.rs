@@ -142,6 +142,7 @@ impl Debug for Daemon {
         &self,
         _: Request<pb::WaitContainerRequest>,
     ) -> Answer<pb::WaitContainerResponse> {
+        self.state.called("WaitContainer");
         let state = Arc::clone(&self.state);
         let ended = tokio::task::spawn_blocking(move || {
             state.wait(|p| if let Phase::Exited(code) = p { Some(code) } else { None })

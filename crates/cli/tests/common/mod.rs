@@ -69,7 +69,7 @@ pub fn code(status: ExitStatus) -> i32 {
 pub struct Node {
     pub dir: tempfile::TempDir,
     pub state: Arc<State>,
-    _runtime: tokio::runtime::Runtime,
+    runtime: Option<tokio::runtime::Runtime>,
 }
 
 impl Node {
@@ -77,10 +77,22 @@ impl Node {
         let dir = tempfile::tempdir().unwrap();
         let state = Arc::new(state);
         shim::serve(&dir.path().join("shim.sock"), Arc::clone(&state));
+        let mut node = Self { dir, state, runtime: None };
+        node.start_daemon();
+        node
+    }
+
+    pub fn start_daemon(&mut self) {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
-        daemon::serve(&runtime, dir.path(), Arc::clone(&state));
-        Self { dir, state, _runtime: runtime }
+        daemon::serve(&runtime, self.dir.path(), Arc::clone(&self.state));
+        self.runtime = Some(runtime);
+    }
+
+    /// As `kill -9`: connections break.
+    pub fn kill_daemon(&mut self) {
+        self.runtime.take().unwrap().shutdown_background();
+        std::fs::remove_file(self.dir.path().join("strata.sock")).unwrap();
     }
 
     /// A container that runs this.

@@ -21,7 +21,7 @@ pub fn serve(socket: &Path, state: Arc<State>) {
     std::thread::spawn(move || {
         for stream in listener.incoming() {
             let state = Arc::clone(&state);
-            std::thread::spawn(move || converse(stream.unwrap(), &state));
+            std::thread::spawn(move || converse(&stream.unwrap(), &state));
         }
     });
 }
@@ -32,25 +32,25 @@ fn reply(stream: &UnixStream, id: u64, body: Reply, fds: &[OwnedFd]) {
     frame::write(stream, &Envelope { id, fds, body }, &borrowed).unwrap();
 }
 
-fn converse(stream: UnixStream, state: &Arc<State>) {
+fn converse(stream: &UnixStream, state: &Arc<State>) {
     let mut decoder = Decoder::default();
     let running: Arc<Mutex<HashMap<String, i32>>> = Arc::default();
-    while let Ok((envelope, fds)) = frame::read::<Request>(&stream, &mut decoder) {
+    while let Ok((envelope, fds)) = frame::read::<Request>(stream, &mut decoder) {
         let id = envelope.id;
         match envelope.body {
             Request::Hello { .. } => {
-                reply(&stream, id, Reply::Hello { version: VERSION, pod_id: "pod".into(), pid: 1 }, &[]);
+                reply(stream, id, Reply::Hello { version: VERSION, pod_id: "pod".into(), pid: 1 }, &[]);
             }
-            Request::Exec(plan) => exec(&stream, id, *plan, fds, &running),
+            Request::Exec(plan) => exec(stream, id, *plan, fds, &running),
             Request::KillExec { exec_id, signal, .. } => {
                 let pid = running.lock().unwrap()[&exec_id];
                 kill(Pid::from_raw(pid), Signal::try_from(signal).unwrap()).unwrap();
-                reply(&stream, id, Reply::Ok, &[]);
+                reply(stream, id, Reply::Ok, &[]);
             }
             Request::Attach { stdin, .. } => {
                 state.called(format!("Attach stdin={stdin}"));
-                reply(&stream, id, Reply::Attached { tty: state.tty }, &[]);
-                return attached(&stream, decoder.into_rest(), state);
+                reply(stream, id, Reply::Attached { tty: state.tty }, &[]);
+                return attached(stream, decoder.into_rest(), state);
             }
             other => panic!("{other:?}"),
         }
