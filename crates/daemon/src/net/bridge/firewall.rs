@@ -11,13 +11,16 @@
 use super::claims::{Subnet, ipv4};
 use crate::error::{Error, Kind, Result};
 use crate::net::PortMapping;
-use nftables::helper::{self, NftablesError};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::process::{Output, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
 
 /// How long nft may take; it waits for other users of nftables.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -85,8 +88,7 @@ impl Firewall {
         let mut state = self.state.lock().await;
         if published.ports.is_empty() {
             if !state.installed && state.tried.is_none_or(|t| t.elapsed() >= AGAIN) {
-                // The problem stands in the network's status, and in the log.
-                let _ = self.install(&mut state).await;
+                self.install_if_possible(&mut state).await;
             }
             return Ok(());
         }
@@ -131,7 +133,8 @@ impl Firewall {
             return Ok(());
         }
         if any_pod {
-            return self.install(&mut state).await;
+            self.install_if_possible(&mut state).await;
+            return Ok(());
         }
         let table = json!({ "family": "ip", "name": self.table() });
         self.run(vec![json!({ "add": { "table": table } }), json!({ "delete": { "table": table } })]).await
@@ -146,21 +149,18 @@ impl Firewall {
         }
         let done = self.run(all).await;
         state.installed = done.is_ok();
-        match &done {
-            Ok(()) => {
-                self.set_problem(None);
-                self.route_localnet();
-            }
-            Err(error) => {
-                let known = self.problem();
-                let text = format!("pods cannot reach beyond this node: {error}");
-                if known.as_deref() != Some(&text) {
-                    tracing::warn!(bridge = self.bridge, "{text}");
-                }
-                self.set_problem(Some(text));
-            }
+        self.set_problem(done.as_ref().err().map(|e| format!("pods cannot reach beyond this node: {e}")));
+        if done.is_ok() {
+            self.route_localnet();
         }
         done
+    }
+
+    /// For those who can do without: the problem stays in the network's status.
+    async fn install_if_possible(&self, state: &mut State) {
+        if let Err(error) = self.install(state).await {
+            tracing::warn!(bridge = self.bridge, %error, "pods cannot reach beyond this node, nor be reached by its ports");
+        }
     }
 
     /// Ports of 127.0.0.1 need it. Only on the bridge, and only once the guard stands.
@@ -175,23 +175,46 @@ impl Firewall {
         format!("strata-{}", self.bridge)
     }
 
+    /// Runs a transaction: all of it happens, or nothing.
     async fn run(&self, commands: Vec<Value>) -> Result<()> {
         let Some(nft) = &self.nft else { return Err(missing()) };
         let payload = json!({ "nftables": commands }).to_string();
-        let run = helper::apply_ruleset_raw_async(&payload, Some(nft), helper::DEFAULT_ARGS);
-        let unavailable = |why: String| {
+        let failed = |why: &dyn std::fmt::Display| {
+            let nft = nft.display();
             Error::new(
                 Kind::Unavailable,
-                format!("{}: {why}; does the kernel have nf_tables and nft_nat?", nft.display()),
+                format!("{nft}: {why}; does the kernel have nf_tables and nft_nat?"),
             )
         };
-        match tokio::time::timeout(PATIENCE, run).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(NftablesError::NftFailed { stderr, .. })) => Err(unavailable(first_line(&stderr))),
-            Ok(Err(other)) => Err(unavailable(other.to_string())),
-            Err(_) => Err(unavailable(format!("no answer for {} s", PATIENCE.as_secs()))),
+        match tokio::time::timeout(PATIENCE, feed(nft, payload.as_bytes())).await {
+            Ok(Ok(output)) if output.status.success() => Ok(()),
+            Ok(Ok(output)) => {
+                let said = first_line(&output.stderr);
+                Err(failed(&format_args!("{}: {said}", output.status)))
+            }
+            Ok(Err(error)) => Err(failed(&error)),
+            Err(_) => Err(failed(&format_args!("no answer for {} s", PATIENCE.as_secs()))),
         }
     }
+}
+
+/// Runs `nft` with JSON (libnftables-json(5)) on its standard input, and kills it if nobody waits any more.
+async fn feed(nft: &Path, payload: &[u8]) -> io::Result<Output> {
+    let mut child = Command::new(nft)
+        .args(["--json", "--file", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()?;
+    // One that ends without reading says why, or its exit status does.
+    let stdin = child.stdin.take();
+    let write = async move {
+        if let Some(mut stdin) = stdin {
+            let _ = stdin.write_all(payload).await;
+        }
+    };
+    tokio::join!(write, child.wait_with_output()).1
 }
 
 fn missing() -> Error {
@@ -206,14 +229,10 @@ fn find_nft() -> Option<PathBuf> {
     directories.map(|d| d.join("nft")).find(|p| p.is_file())
 }
 
-fn first_line(stderr: &str) -> String {
-    stderr
-        .lines()
-        .find(|l| !l.trim().is_empty())
-        .unwrap_or("it failed without a word")
-        .chars()
-        .take(300)
-        .collect()
+fn first_line(stderr: &[u8]) -> String {
+    let text = String::from_utf8_lossy(stderr);
+    let line = text.lines().find(|l| !l.trim().is_empty()).unwrap_or("it did not say why");
+    line.chars().filter(|c| !c.is_control()).take(300).collect()
 }
 
 /// Everything but the elements.

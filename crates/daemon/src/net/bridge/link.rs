@@ -4,8 +4,12 @@ use super::claims::Subnet;
 use crate::error::{Error, Kind, Result};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage};
-use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoKind, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
+};
+use rtnetlink::{
+    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
+};
 use rustix::io::Errno;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -147,7 +151,7 @@ impl Netlink {
             _ => {}
         }
         let up = LinkUnspec::new_with_index(index).up().build();
-        self.handle.link().set(up).execute().await.map_err(|e| what("RTM_SETLINK", &e))?;
+        self.handle.link().change(up).execute().await.map_err(|e| what("RTM_NEWLINK", &e))?;
         Ok(index)
     }
 
@@ -172,8 +176,8 @@ impl Netlink {
     /// Loopback up, in a pod.
     async fn loopback_up(&self) -> Result<()> {
         let up = LinkUnspec::new_with_name("lo").up().build();
-        let set = self.handle.link().set(up).execute().await;
-        set.map_err(|e| failed("interface lo in the pod: RTM_SETLINK", &e))
+        let set = self.handle.link().change(up).execute().await;
+        set.map_err(|e| failed("interface lo in the pod: RTM_NEWLINK", &e))
     }
 
     /// Makes the pair, the pod's end here and up, the other one in `host`.
@@ -203,20 +207,27 @@ impl Netlink {
         self.handle.route().add(route).execute().await.map_err(|e| what("RTM_NEWROUTE", &e))
     }
 
-    /// Makes the node's end a port of the bridge.
+    /// Makes the node's end a port of the bridge. It takes back what it sent, or a pod could not reach itself by a port of
+    /// the node: with br_netfilter, translated packets do not leave the bridge.
     async fn join(&self, pair: &Pair<'_>) -> Result<()> {
-        let alias: String = pair
-            .owner
-            .chars()
-            .scan(0, |n, c| {
-                *n += c.len_utf8();
-                (*n <= MAX_ALIAS).then_some(c)
-            })
-            .collect();
-        let port = LinkUnspec::new_with_name(pair.host_interface).alias(alias).controller(pair.bridge).up();
-        let set = self.handle.link().set(port.build()).execute().await;
-        set.map_err(|e| failed(&format!("interface {}: RTM_SETLINK", pair.host_interface), &e))
+        let name = pair.host_interface;
+        let what = |e| failed(&format!("interface {name}: RTM_NEWLINK"), &e);
+        let change = |message| self.handle.link().change(message).execute();
+        let joined = LinkUnspec::new_with_name(name).alias(alias(pair.owner)).controller(pair.bridge).up();
+        change(joined.build()).await.map_err(what)?;
+        let port = LinkMessageBuilder::<LinkBridgePort>::default().set_port_kind(InfoPortKind::Bridge);
+        change(port.name(name).hairpin(true).build()).await.map_err(what)
     }
+}
+
+/// At most as much of a name as the kernel takes.
+fn alias(owner: &str) -> String {
+    let mut bytes = 0;
+    let fits = |c: &char| {
+        bytes += c.len_utf8();
+        bytes <= MAX_ALIAS
+    };
+    owner.chars().take_while(fits).collect()
 }
 
 /// What connects one pod.

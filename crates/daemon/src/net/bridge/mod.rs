@@ -15,6 +15,8 @@ mod link;
 mod reserve;
 
 #[cfg(test)]
+mod testnet;
+#[cfg(test)]
 mod tests;
 
 use super::{AttachRequest, Attachment, DetachRequest, NetworkStatus, Provider};
@@ -181,7 +183,7 @@ fn forward() {
         _ => match std::fs::write(FORWARDING, "1") {
             Ok(()) => tracing::info!("net.ipv4.ip_forward is now 1: pods need it to reach beyond this node"),
             Err(error) => {
-                tracing::warn!(%error, "{FORWARDING} cannot be set: pods cannot reach beyond this node")
+                tracing::warn!(%error, "{FORWARDING} cannot be set: pods cannot reach beyond this node");
             }
         },
     }
