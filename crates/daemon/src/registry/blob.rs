@@ -1,5 +1,6 @@
 //! Blobs as streams that survive broken connections.
 
+use super::all_failed;
 use super::auth::Credentials;
 use super::hosts::Endpoint;
 use super::patience::Pauses;
@@ -35,6 +36,8 @@ pub(crate) struct BlobStream {
     /// How many bytes of the response were given out before it broke, and are to be passed over.
     skip: u64,
     response: Option<(Response, Url)>,
+    /// Of the endpoints that were given up.
+    failures: Vec<Error>,
     pauses: Pauses,
     /// The offset at the last failure.
     mark: u64,
@@ -68,6 +71,7 @@ impl BlobStream {
             offset: 0,
             skip: 0,
             response: None,
+            failures: Vec::new(),
             pauses,
             mark: 0,
         };
@@ -134,10 +138,11 @@ impl BlobStream {
         self.endpoints.pop_front();
         self.pauses = Pauses::new(self.transport.timing);
         self.ranges = true;
+        self.failures.push(error);
         if self.endpoints.is_empty() {
+            let error = all_failed(std::mem::take(&mut self.failures));
             return Err(error.context(format!("blob of {}", self.reference)));
         }
-        tracing::debug!(%error, reference = %self.reference, "a mirror failed; trying the next endpoint");
         Ok(())
     }
 

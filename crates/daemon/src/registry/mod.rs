@@ -95,11 +95,8 @@ impl Client {
         }
         let credentials = Credentials::of(auth, reference.registry())?;
         let want = if asked.is_some() { Want::Content } else { Want::Tag };
-        let mut last = None;
+        let mut failures = Vec::new();
         for endpoint in self.endpoints(reference, want).await? {
-            if let Some(error) = last.take() {
-                tracing::debug!(%error, %reference, "a mirror failed; trying the next endpoint");
-            }
             let url = endpoint.url(&format!("{}/manifests/{by}", reference.repository()))?;
             let accept = HeaderValue::from_str(&ACCEPTED.join(", ")).ok();
             let repository = reference.repository();
@@ -107,10 +104,10 @@ impl Client {
             let ask = Ask { endpoint: &endpoint, url, accept, from: 0, repository, credentials };
             match self.document(&ask, asked.as_ref()).await {
                 Ok(fetched) => return Ok(fetched),
-                Err(error) => last = Some(error),
+                Err(error) => failures.push(error),
             }
         }
-        Err(what(last.unwrap_or_else(|| Error::internal("no endpoint"))))
+        Err(what(all_failed(failures)))
     }
 
     /// Opens a blob whose size the manifest says. The bytes are *not* compared with the digest: the reader does that.
@@ -184,6 +181,16 @@ impl Client {
             }
         }
     }
+}
+
+/// The last failure, which is the registry's own, with those of the mirrors before it.
+fn all_failed(mut failures: Vec<Error>) -> Error {
+    let Some(last) = failures.pop() else { return Error::internal("the registry has no endpoint") };
+    if failures.is_empty() {
+        return last;
+    }
+    let mirrors: Vec<_> = failures.iter().map(Error::to_string).collect();
+    Error::new(last.kind(), format!("{last}; mirrors failed before: {}", mirrors.join("; ")))
 }
 
 /// A document whose digest is what was asked for and what the registry says.

@@ -38,16 +38,18 @@ impl Default for Timing {
 pub(super) struct Pauses {
     timing: Timing,
     failures: u32,
+    hurried: bool,
 }
 
 impl Pauses {
     /// Before the first try.
     pub(super) fn new(timing: Timing) -> Self {
-        Self { timing, failures: 0 }
+        Self { timing, failures: 0, hurried: false }
     }
 
-    /// There is little hope: one more try is enough.
+    /// There is little hope: one more try, soon, is enough.
     pub(super) fn hurry(&mut self) {
+        self.hurried = true;
         self.failures = self.failures.max(self.timing.tries.saturating_sub(2));
     }
 
@@ -57,7 +59,8 @@ impl Pauses {
         if self.failures >= self.timing.tries || wish.is_some_and(|w| w > self.timing.longest_wish) {
             return false;
         }
-        let doubled = self.timing.first_pause.saturating_mul(1 << (self.failures - 1).min(16));
+        let doublings = if self.hurried { 0 } else { (self.failures - 1).min(16) };
+        let doubled = self.timing.first_pause.saturating_mul(1 << doublings);
         tokio::time::sleep(doubled.min(self.timing.longest_pause).max(wish.unwrap_or_default())).await;
         true
     }

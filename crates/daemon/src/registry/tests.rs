@@ -327,6 +327,7 @@ async fn mirrors_come_first_without_credentials() {
     .await;
     let origin = Server::start(|_, r| match r.path.contains("/blobs/") {
         true => Answer::part(&blob().0, r.from()),
+        false if r.path.contains("absent") => Answer::new(404),
         false => manifest(),
     })
     .await;
@@ -343,6 +344,13 @@ async fn mirrors_come_first_without_credentials() {
     let got = client.blob_bytes(&reference, digest, bytes.len() as u64, Some(&auth)).await.unwrap();
     assert!(&got == bytes);
     assert!(mirror.seen()[0].path.ends_with("?ns=registry.example.org"));
+    let error = client.manifest(&Reference::parse("registry.example.org/x").unwrap(), "absent", None).await;
+    let error = error.unwrap_err();
+    assert_eq!(error.kind(), Kind::NotFound, "the registry's own answer counts");
+    assert!(
+        error.to_string().contains("mirrors failed before") && error.to_string().contains("401"),
+        "{error}"
+    );
     assert!(mirror.seen().iter().all(|r| r.header("authorization").is_none()));
-    assert!(origin.seen().last().unwrap().from() > 0, "the origin goes on where the mirror broke");
+    assert!(origin.seen().iter().any(|r| r.from() > 0), "the origin goes on where the mirror broke");
 }
