@@ -13,10 +13,12 @@
 //! * [`hierarchy`]: what this node has.
 //! * [`group`]: making, joining, listing, removing.
 //! * [`limits`]: limits, and their change while processes run.
+//! * [`devices`]: which devices may be used.
 //! * [`control`]: freezing and killing.
 //! * [`stats`]: usage and OOM counters.
 
 pub mod control;
+pub mod devices;
 mod file;
 pub mod group;
 pub mod hierarchy;
@@ -70,9 +72,11 @@ pub enum Error {
     /// Freezing took too long.
     #[error("cgroup {0} did not freeze in time; a process of it does not reach a point where it can stop")]
     Freeze(String),
-    /// cgroup v2 device filters.
-    #[error("cgroup {0}: device rules on cgroup v2 need a BPF filter, which this build does not load")]
-    DeviceFilter(String),
+    /// A device filter of cgroup v2 could not be made.
+    #[error(
+        "cgroup {0}: devices cannot be limited: {1}; the kernel needs CONFIG_CGROUP_BPF, and stratad CAP_BPF and CAP_NET_ADMIN"
+    )]
+    Devices(String, String),
 }
 
 /// The result of cgroup operations.

@@ -192,14 +192,18 @@ impl Group {
         if let (Some(both), Some(memory)) = (limits.memory_swap_limit, limits.memory_limit) {
             // v2 limits swap alone.
             let swap = if both < 0 || memory < 0 { -1 } else { (both - memory).max(0) };
-            put("memory.swap.max", number_or_max(swap))?;
+            match put("memory.swap.max", number_or_max(swap)) {
+                // A kernel that does not account swap.
+                Err(Error::Value { errno: Errno::NOENT | Errno::OPNOTSUPP, .. }) => {}
+                other => other?,
+            }
         }
         if let Some(pids) = limits.pids_limit {
             put("pids.max", number_or_max(pids))?;
         }
         match &limits.devices {
-            Some(rules) if !rules.iter().any(|r| r.kind == 'a') => Err(Error::DeviceFilter(self.name())),
-            _ => Ok(()),
+            Some(rules) => self.filter_devices(rules),
+            None => Ok(()),
         }
     }
 

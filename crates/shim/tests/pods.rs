@@ -48,7 +48,9 @@ fn a_pod_can_share_one_pid_namespace() {
     client.run(&third);
     strata_sys::process::kill(pause, 9).unwrap();
     assert_eq!(client.exited("c3").exit_code, 137);
-    assert!(matches!(client.call(Request::State), Reply::State { pause_pid: None, .. }));
+    eventually("the init is gone", || {
+        matches!(client.call(Request::State), Reply::State { pause_pid: None, .. })
+    });
 }
 
 #[test]

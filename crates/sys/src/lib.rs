@@ -7,10 +7,12 @@
 //! * [`durable`]: writes that survive a power cut.
 //! * [`ns`]: namespaces and their pins.
 //! * [`seccomp`], [`caps`], [`keyring`]: what a process may do.
+//! * [`bpf`]: which devices a cgroup's processes may use.
 //! * [`memfd`], [`tty`], [`signal`]: sealed files, pseudo-terminals, signals by name.
 //!
 //! Every error names the call, its arguments and the error number, as strace would print them.
 
+pub mod bpf;
 pub mod caps;
 pub mod clone;
 pub mod durable;

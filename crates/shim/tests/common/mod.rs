@@ -138,6 +138,15 @@ impl Pod {
         matches!(waitid(WaitId::Pid(pid), options), Ok(None))
     }
 
+    /// Whether this node can limit something; says so if it cannot.
+    pub fn has(&self, controller: &str) -> bool {
+        let has = self.cgroups.hierarchy().controllers().iter().any(|c| c == controller);
+        if !has {
+            eprintln!("not checked: no {controller} controller");
+        }
+        has
+    }
+
     /// The container's group, made.
     pub fn group(&self, name: &str) -> Group {
         let group = self.cgroups.child(name).unwrap();
