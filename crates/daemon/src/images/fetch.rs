@@ -1,0 +1,185 @@
+//! From a reference to an image in the store.
+
+use super::board::Board;
+use super::layer::Layers;
+use super::{Images, PullOutcome, of_content};
+use crate::error::{Error, Kind, Result};
+use crate::registry::Fetched;
+use futures_util::future::try_join_all;
+use std::sync::Arc;
+use strata_api::cri::AuthConfig;
+use strata_oci::{Digest, Document, ImageConfig, Manifest, Platform, Reference};
+use strata_store::{Image, Lease, NewImage, Origin};
+use tokio::sync::Semaphore;
+
+/// How many layers of one image are fetched at a time.
+const AT_ONCE: usize = 3;
+
+/// One pull.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) images: Arc<Images>,
+    pub(super) reference: Reference,
+    pub(super) platform: Platform,
+    pub(super) auth: Option<AuthConfig>,
+    pub(super) board: Board,
+}
+
+/// What a reference led to.
+struct Resolved {
+    /// Of the manifest or index, as the registry knows it.
+    pulled: Digest,
+    manifest: Manifest,
+    media_type: String,
+    bytes: Vec<u8>,
+}
+
+impl Fetch {
+    /// Pulls. Dropping the future stops it: the store deletes what has no name yet.
+    pub(super) async fn run(self) -> Result<PullOutcome> {
+        let reference = self.reference.clone();
+        self.pull().await.map_err(|e| e.context(format!("pull of {reference}")))
+    }
+
+    async fn pull(&self) -> Result<PullOutcome> {
+        let store = &self.images.store;
+        let lease = Arc::new(store.lease(&format!("pull of {}", self.reference))?);
+        let resolved = self.resolve(&lease).await?;
+        self.board.resolved(&self.reference.to_string(), &resolved.pulled, &resolved.manifest.layers);
+        let config = self.config(&lease, &resolved.manifest).await?;
+        let fetched = self.layers(&lease, &resolved.manifest, &config).await?;
+        let pulled = resolved.pulled.clone();
+        let name = self.name();
+        let known = store.resolve(&name.to_string()).is_ok_and(|i| {
+            i.id == resolved.manifest.config.digest
+                && i.repo_digests.contains(&name.with_digest(pulled.clone()).to_string())
+        });
+        let image = self.commit(lease, resolved, name).await?;
+        let name = self.reference.to_string();
+        Ok(PullOutcome { image, digest: pulled, name, up_to_date: known && !fetched })
+    }
+
+    /// The name that the image gets: with a digest, a tag says nothing.
+    fn name(&self) -> Reference {
+        match self.reference.digest() {
+            Some(digest) => self.reference.with_digest(digest.clone()),
+            None => self.reference.clone(),
+        }
+    }
+
+    /// Finds the manifest for the platform, through an index if there is one.
+    async fn resolve(&self, lease: &Lease) -> Result<Resolved> {
+        let by = match (self.reference.digest(), self.reference.tag()) {
+            (Some(digest), _) => digest.to_string(),
+            (None, tag) => tag.unwrap_or("latest").to_owned(),
+        };
+        let top = self.images.registry.manifest(&self.reference, &by, self.auth.as_ref()).await?;
+        let pulled = top.digest.clone();
+        let manifest = match parse(&top)? {
+            Document::Manifest(manifest) => return Ok(Resolved::new(pulled, manifest, top)),
+            Document::Index(index) => {
+                let chosen = index.select(&self.platform).map_err(|e| Error::not_found(e.to_string()))?;
+                // What led here belongs to the image: without it, nobody can check its digest again.
+                self.images.store.put_blob_as(lease, &pulled, &top.bytes).map_err(of_content)?;
+                self.manifest_of(lease, &chosen.digest, &chosen.media_type).await?
+            }
+        };
+        match parse(&manifest)? {
+            Document::Manifest(parsed) => Ok(Resolved::new(pulled, parsed, manifest)),
+            Document::Index(_) => {
+                let why = format!("index {pulled} leads to another index, {}; push the image again", manifest.digest);
+                Err(Error::new(Kind::DataLoss, why))
+            }
+        }
+    }
+
+    /// A manifest by its digest: the one that is here, or the registry's.
+    async fn manifest_of(&self, lease: &Lease, digest: &Digest, media_type: &str) -> Result<Fetched> {
+        let store = &self.images.store;
+        if store.has_blob(lease, digest)
+            && let Ok(bytes) = store.read_blob(digest, strata_oci::document::MAX_SIZE)
+        {
+            return Ok(Fetched { media_type: media_type.to_owned(), digest: digest.clone(), bytes });
+        }
+        self.images.registry.manifest(&self.reference, &digest.to_string(), self.auth.as_ref()).await
+    }
+
+    /// The image's config, which is put into the store.
+    async fn config(&self, lease: &Lease, manifest: &Manifest) -> Result<ImageConfig> {
+        let (store, wanted) = (&self.images.store, &manifest.config);
+        let bytes = if store.has_blob(lease, &wanted.digest) {
+            store.read_blob(&wanted.digest, strata_oci::config::MAX_SIZE)?
+        } else {
+            let (registry, auth) = (&self.images.registry, self.auth.as_ref());
+            let bytes = registry.blob_bytes(&self.reference, &wanted.digest, wanted.size, auth).await?;
+            store.put_blob_as(lease, &wanted.digest, &bytes).map_err(of_content)?;
+            bytes
+        };
+        let config = ImageConfig::parse(&bytes).map_err(|e| Error::precondition(e.to_string()))?;
+        config
+            .check_layers(manifest.layers.len())
+            .map_err(|e| Error::new(Kind::DataLoss, format!("{e}; push the image again")))?;
+        self.check_platform(&config)?;
+        Ok(config)
+    }
+
+    /// An image that no index led to is for whatever its config says.
+    fn check_platform(&self, config: &ImageConfig) -> Result<()> {
+        let own = Platform {
+            os: if config.os.is_empty() { "linux".into() } else { config.os.clone() },
+            architecture: config.architecture.clone(),
+            variant: config.variant.clone(),
+        };
+        if own.architecture.is_empty() || self.platform.rank(&own).is_some() {
+            return Ok(());
+        }
+        let wanted = &self.platform;
+        let why = format!("the image is for {own}, not for {wanted}; to have it all the same, pull it with --platform {own}");
+        Err(Error::precondition(why))
+    }
+
+    /// Brings all layers into the store; whether one of them was missing.
+    async fn layers(&self, lease: &Arc<Lease>, manifest: &Manifest, config: &ImageConfig) -> Result<bool> {
+        let permits = Semaphore::new(AT_ONCE);
+        let layers = Layers {
+            store: &self.images.store,
+            registry: &self.images.registry,
+            turns: &self.images.turns,
+            lease,
+            reference: &self.reference,
+            auth: self.auth.as_ref(),
+            board: &self.board,
+            permits: &permits,
+        };
+        let all = manifest.layers.iter().zip(&config.rootfs.diff_ids).enumerate();
+        let fetched = try_join_all(all.map(|(place, (blob, diff_id))| layers.fetch(place, blob, diff_id))).await?;
+        Ok(fetched.contains(&true))
+    }
+
+    async fn commit(&self, lease: Arc<Lease>, resolved: Resolved, name: Reference) -> Result<Arc<Image>> {
+        let store = Arc::clone(&self.images.store);
+        let work = move || {
+            let new = NewImage {
+                media_type: resolved.media_type,
+                manifest: &resolved.bytes,
+                names: vec![name],
+                pulled: Some(resolved.pulled),
+                origin: Origin::Pull,
+            };
+            store.commit_image(&lease, &new)
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|e| Error::internal(format!("committing the image: {e}")))?.map_err(of_content)
+    }
+}
+
+impl Resolved {
+    fn new(pulled: Digest, manifest: Manifest, fetched: Fetched) -> Self {
+        Self { pulled, manifest, media_type: fetched.media_type, bytes: fetched.bytes }
+    }
+}
+
+fn parse(fetched: &Fetched) -> Result<Document> {
+    Document::parse(&fetched.media_type, &fetched.bytes)
+        .map_err(|e| Error::precondition(format!("manifest {}: {e}", fetched.digest)))
+}
