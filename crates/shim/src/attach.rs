@@ -103,7 +103,7 @@ impl Shim {
         let waiting: Vec<u32> = self
             .conns
             .iter()
-            .filter(|(_, c)| matches!(&c.role, Role::Attached(a) if a.container == id && !a.input.is_empty()))
+            .filter(|(_, c)| matches!(&c.role, Role::Attached(a) if a.container == id && a.stdin))
             .map(|(n, _)| *n)
             .collect();
         waiting.into_iter().for_each(|n| self.take_input(n));

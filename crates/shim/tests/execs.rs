@@ -82,6 +82,8 @@ fn an_exec_outlives_its_client_and_is_found_by_another() {
     };
     client.done(kill("e1", 15));
     eventually("it is gone", || group.procs().unwrap().len() == 1);
+    // It has left the group a moment before it is reaped.
+    eventually("it is forgotten", || client.call(kill("e1", 9)) != Reply::Ok);
     client.fails_with(kill("e1", 9), FailureKind::NotFound);
     assert_eq!(client.exec_output(&exec("c1", "e2", &["echo", "still here"])).0, "still here\n");
 }
