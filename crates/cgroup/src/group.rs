@@ -144,6 +144,19 @@ impl Group {
         Ok(())
     }
 
+    /// The names of the groups directly below it, from all hierarchies; none if it is not there.
+    pub fn children(&self) -> Vec<String> {
+        let mut names: Vec<String> = Vec::new();
+        for entry in self.dirs().iter().filter_map(|dir| std::fs::read_dir(dir).ok()).flatten().flatten() {
+            if entry.file_type().is_ok_and(|t| t.is_dir()) {
+                names.extend(entry.file_name().into_string());
+            }
+        }
+        names.sort_unstable();
+        names.dedup();
+        names
+    }
+
     /// The processes in it and below it, from all hierarchies.
     pub fn procs(&self) -> Result<Vec<i32>> {
         let mut pids = Vec::new();

@@ -3,15 +3,22 @@
 mod args;
 mod config;
 mod container;
+mod cri;
+mod debug;
 mod error;
 mod ids;
+mod images;
 mod logging;
 mod net;
 mod node;
 mod notify;
 mod pod;
+mod recover;
+mod registry;
 mod request;
+mod server;
 mod shim;
+mod tasks;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -27,7 +34,49 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     logging::init(&config.log);
-    ExitCode::SUCCESS
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(e) => return fail(&format!("async runtime: {e}")),
+    };
+    let served = runtime.block_on(run(config));
+    // Blocking work that hangs in a device must not keep a daemon from ending that is meant to be killable.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => fail(&e),
+    }
+}
+
+async fn run(config: config::Config) -> error::Result<()> {
+    raise_open_files();
+    // Modes of what is made here are what they say.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let node = tasks::blocking(move || node::Node::open(config)).await?;
+    tokio::spawn(node.spawner.children().clone().reap_forever());
+    node.recover().await?;
+    server::serve(node, asked_to_stop()).await
+}
+
+/// Every pod and every waiting client has a descriptor; the hard limit is the administrator's word.
+fn raise_open_files() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// SIGTERM or SIGINT. Containers go on: only the daemon ends.
+async fn asked_to_stop() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::warn!("signals cannot be watched; SIGKILL ends stratad as well as anything");
+        return std::future::pending().await;
+    };
+    tokio::select! {
+        _ = term.recv() => {}
+        _ = int.recv() => {}
+    }
+    tracing::info!("stopping; containers go on");
+    let _ = notify::notify("STOPPING=1");
 }
 
 #[allow(clippy::print_stdout)]

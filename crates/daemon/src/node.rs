@@ -1,24 +1,37 @@
 //! The node: what everything in this daemon hangs on. It composes; the work is done in the modules it names.
+//!
+//! * pods: [`crate::pod`] (`run`, `stop`, `remove`, `teardown`, `follow`)
+//! * containers: [`crate::container`] (`create`, `start`, `stop`, `remove`, `exec`)
+//! * finding everything again after a restart: [`crate::recover`]
 
 use crate::config::Config;
-use crate::container::record::Exit;
+use crate::container::plan::security::Filters;
 use crate::container::{Container, ContainerInfo, Containers};
 use crate::error::{Error, Result};
+use crate::images::Images;
+use crate::net::bridge::Bridge;
+use crate::net::cni::Cni;
 use crate::net::Provider;
 use crate::pod::{Pod, PodInfo, Pods};
-use crate::request::{AttachTarget, ContainerRequest, ExecRequest, PodRequest};
+use crate::registry;
+use crate::request::{ContainerRequest, PodRequest};
 use crate::shim::Spawner;
-use std::path::PathBuf;
-use std::sync::Arc;
+use crate::tasks::Flights;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use strata_cgroup::Hierarchy;
-use strata_wire::ExecPlan;
+use strata_store::{Options, Store};
 
 /// Everything that one daemon has.
 #[derive(Debug)]
 pub(crate) struct Node {
     /// The configuration.
     pub(crate) config: Config,
+    /// Images, layers, containers' writable layers, and durable records.
+    pub(crate) store: Arc<Store>,
+    /// Images: pulled, found, named.
+    pub(crate) images: Arc<Images>,
     /// The cgroup hierarchies.
     pub(crate) cgroups: Hierarchy,
     /// What connects Kubernetes' pods.
@@ -31,95 +44,70 @@ pub(crate) struct Node {
     pub(crate) containers: Containers,
     /// What shims are started from.
     pub(crate) spawner: Spawner,
+    /// Compiled seccomp filters.
+    pub(crate) filters: Filters,
+    /// This daemon's capability bounding set: what containers can have at most.
+    pub(crate) bounding: u64,
+    /// Which boot this is.
+    pub(crate) boot_id: String,
+    /// Pods that are being made.
+    pub(crate) making_pods: Flights<PodRequest>,
+    /// Containers that are being made.
+    pub(crate) making_containers: Flights<ContainerRequest>,
+    warned: Mutex<BTreeSet<String>>,
 }
 
 impl Node {
-    /// Makes a pod, or finds the one that the same request has made.
-    pub(crate) async fn run_pod(self: &Arc<Self>, _request: PodRequest) -> Result<String> {
-        Err(Error::internal("not there yet"))
+    /// Opens the store and finds out what this machine is.
+    ///
+    /// # Errors
+    /// If another daemon has the store open, or the machine lacks what nothing can do without.
+    pub(crate) fn open(config: Config) -> Result<Arc<Self>> {
+        let options = Options { discard_blobs: config.store.discard_blobs };
+        let store = Store::open(&config.root, options)?;
+        let images = Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?));
+        let cgroups = Hierarchy::detect().map_err(|e| Error::internal(e.to_string()))?;
+        let bridge: Arc<dyn Provider> = Arc::new(Bridge::new(&config.network)?);
+        let network: Arc<dyn Provider> = match config.network.cri {
+            crate::config::CriNetwork::Builtin => bridge.clone(),
+            crate::config::CriNetwork::Cni => Arc::new(Cni::new(config.network.cni_conf_dir.clone())),
+        };
+        let boot_id = std::fs::read_to_string(&config.runtime.boot_id)
+            .map_err(|e| Error::internal(format!("{}: {e}", config.runtime.boot_id.display())))?;
+        Ok(Arc::new(Self {
+            spawner: Spawner::new(&config.runtime.shim)?,
+            bounding: strata_sys::caps::bounding().map_err(|e| Error::internal(e.to_string()))?,
+            boot_id: boot_id.trim().to_owned(),
+            store,
+            images,
+            cgroups,
+            network,
+            bridge,
+            pods: Pods::default(),
+            containers: Containers::default(),
+            filters: Filters::default(),
+            making_pods: Flights::default(),
+            making_containers: Flights::default(),
+            warned: Mutex::default(),
+            config,
+        }))
     }
 
-    /// Kills what runs in a pod and gives its network back. A pod that is not there is success.
-    pub(crate) async fn stop_pod(self: &Arc<Self>, _pod: &str) -> Result<()> {
-        Err(Error::internal("not there yet"))
+    /// Warns of what this node cannot give; once for each text.
+    pub(crate) fn warn_once(&self, text: &str) {
+        if self.warned.lock().unwrap_or_else(PoisonError::into_inner).insert(text.to_owned()) {
+            tracing::warn!("{text} (said once)");
+        }
     }
 
-    /// Removes a pod with its containers. A pod that is not there is success.
-    pub(crate) async fn remove_pod(self: &Arc<Self>, _pod: &str) -> Result<()> {
-        Err(Error::internal("not there yet"))
+    /// What has been warned of.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        self.warned.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
-    /// Makes a container in a pod, or finds the one that the same request has made.
-    pub(crate) async fn create_container(
-        self: &Arc<Self>,
-        _pod: &str,
-        _request: ContainerRequest,
-    ) -> Result<String> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Makes a container in a hidden pod of its own, under the name that its extras reserve. On failure nothing stays.
-    pub(crate) async fn create_standalone(
-        self: &Arc<Self>,
-        _pod: PodRequest,
-        _container: ContainerRequest,
-    ) -> Result<String> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Lets a created container's program run. One of the strata command's is set up once more if it has ended.
-    pub(crate) async fn start_container(self: &Arc<Self>, _id: &str) -> Result<()> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Sends the stop signal (or `signal`), and kills after `timeout`. Success if it does not run.
-    pub(crate) async fn stop_container(
-        self: &Arc<Self>,
-        _id: &str,
-        _timeout: Duration,
-        _signal: Option<i32>,
-    ) -> Result<()> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Sends a signal to a running container's init.
-    pub(crate) async fn kill_container(self: &Arc<Self>, _id: &str, _signal: i32) -> Result<()> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Removes a container, and the hidden pod of one of the strata command's; a running one is refused unless forced.
-    pub(crate) async fn remove_container(self: &Arc<Self>, _id: &str, _force: bool) -> Result<()> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Waits until a container does not run.
-    pub(crate) async fn wait_container(self: &Arc<Self>, _id: &str) -> Result<Exit> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Prepares an exec: the socket of the shim, and the plan to send it.
-    pub(crate) async fn exec_plan(
-        self: &Arc<Self>,
-        _id: &str,
-        _request: ExecRequest,
-    ) -> Result<(PathBuf, ExecPlan)> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Where an attach session goes. One of the strata command's that has ended is set up once more, so that a client
-    /// can attach before it starts it.
-    pub(crate) async fn attach_target(self: &Arc<Self>, _id: &str) -> Result<AttachTarget> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Freezes a running container.
-    pub(crate) async fn pause_container(self: &Arc<Self>, _id: &str) -> Result<()> {
-        Err(Error::internal("not there yet"))
-    }
-
-    /// Thaws a frozen container.
-    pub(crate) async fn unpause_container(self: &Arc<Self>, _id: &str) -> Result<()> {
-        Err(Error::internal("not there yet"))
+    /// Waits until recovery has dealt with a pod, within its bound.
+    pub(crate) async fn settled(&self, pod: &Pod) -> Result<()> {
+        pod.settled(Duration::from_secs(self.config.limits.recovery_timeout)).await
     }
 
     /// The container that a person means: an ID, a name, or an unambiguous prefix of an ID; of every origin.
@@ -134,8 +122,9 @@ impl Node {
 
     /// Every container of every origin, newest first.
     pub(crate) fn container_infos(&self) -> Vec<ContainerInfo> {
+        use crate::container::state::ContainerState;
         let mut infos: Vec<_> = self.containers.all().iter().map(|c| c.info()).collect();
-        infos.retain(|i| i.state() != crate::container::state::ContainerState::Creating);
+        infos.retain(|i| i.state() != ContainerState::Creating);
         infos.sort_by_key(|i| std::cmp::Reverse(i.record.created_at));
         infos
     }

@@ -5,8 +5,15 @@
 //! * [`create`], [`start`], [`stop`], [`remove`], [`exec`]: the operations.
 //! * [`plan`]: policy, as the numbers and paths that a shim is given.
 
+pub(crate) mod create;
+pub(crate) mod exec;
+pub(crate) mod plan;
 pub(crate) mod record;
+mod remove;
+mod start;
 pub(crate) mod state;
+mod stop;
+mod update;
 
 use crate::error::{Error, Kind, Result};
 use crate::pod::{Pod, short};

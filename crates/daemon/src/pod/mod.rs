@@ -4,10 +4,18 @@
 //! * [`record`]: what is kept on disk.
 //! * [`run`], [`stop`], [`remove`]: what CRI asks for; [`teardown`]: how a pod is taken apart, whatever is left of it.
 //! * [`namespaces`], [`files`], [`sysctl`]: what a pod is made of.
-//! * [`watch`]: what its shim tells.
+//! * [`follow`]: what its shim tells.
 
+pub(crate) mod files;
+pub(crate) mod namespaces;
 pub(crate) mod record;
+mod remove;
+pub(crate) mod run;
 pub(crate) mod state;
+mod stop;
+pub(crate) mod sysctl;
+pub(crate) mod teardown;
+mod follow;
 
 use crate::error::{Error, Kind, Result};
 use crate::net::Attachment;
@@ -19,7 +27,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use strata_api::cri;
-use tokio::sync::watch;
+use tokio::sync::{oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 /// One pod.
@@ -39,8 +47,19 @@ pub(crate) struct Pod {
     settled: watch::Sender<bool>,
     /// Cancelled when the pod goes down, so that nothing waits for what will not come.
     going: Mutex<CancellationToken>,
+    /// Execs that somebody waits for, by their ID.
+    execs: Mutex<HashMap<String, oneshot::Sender<ExecEnd>>>,
     /// Held shared while a container is made or started, alone while the pod goes up or down.
     pub(crate) gate: tokio::sync::RwLock<()>,
+}
+
+/// How an exec ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ExecEnd {
+    /// Exit code, or 128 and the signal's number.
+    pub(crate) exit_code: i32,
+    /// Whether it was killed at its deadline.
+    pub(crate) timed_out: bool,
 }
 
 /// A pod at one moment.
@@ -98,6 +117,7 @@ impl Pod {
             shim: Mutex::default(),
             settled: watch::Sender::new(settled),
             going: Mutex::default(),
+            execs: Mutex::default(),
             gate: tokio::sync::RwLock::default(),
         })
     }
@@ -120,6 +140,27 @@ impl Pod {
     /// Who asked.
     pub(crate) fn origin(&self) -> Origin {
         self.origin
+    }
+
+    /// Announces that somebody waits for an exec's end; must come before the exec begins.
+    pub(crate) fn expect_exec(&self, exec_id: &str) -> oneshot::Receiver<ExecEnd> {
+        let (tell, told) = oneshot::channel();
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).insert(exec_id.to_owned(), tell);
+        told
+    }
+
+    /// An exec has ended; nobody waits for it any more (`None`) if it never began.
+    pub(crate) fn exec_ended(&self, exec_id: &str, end: Option<ExecEnd>) {
+        let waiting = self.execs.lock().unwrap_or_else(PoisonError::into_inner).remove(exec_id);
+        if let (Some(waiting), Some(end)) = (waiting, end) {
+            // The caller may have gone.
+            let _ = waiting.send(end);
+        }
+    }
+
+    /// Whoever waits for an exec waits in vain: the shim is gone.
+    pub(crate) fn forget_execs(&self) {
+        self.execs.lock().unwrap_or_else(PoisonError::into_inner).clear();
     }
 
     /// Its directory below the state directory.
@@ -236,6 +277,19 @@ pub(crate) struct Pods {
 }
 
 impl Pods {
+    /// Adds one, unless another that is not being discarded has its key: that one is the error.
+    pub(crate) fn insert_new(&self, pod: Arc<Pod>) -> std::result::Result<(), Arc<Pod>> {
+        let mut pods = self.by_id.write().unwrap_or_else(PoisonError::into_inner);
+        let taken = pods.values().find(|p| p.key == pod.key && p.state() != PodState::Discarding).cloned();
+        match taken {
+            Some(other) => Err(other),
+            None => {
+                pods.insert(pod.id.clone(), pod);
+                Ok(())
+            }
+        }
+    }
+
     /// Adds one.
     pub(crate) fn insert(&self, pod: Arc<Pod>) {
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).insert(pod.id.clone(), pod);

@@ -1,0 +1,177 @@
+//! seccomp and the security modules: which profile, compiled once for each set of capabilities.
+
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use strata_api::cri;
+use strata_api::cri::security_profile::ProfileType;
+use strata_oci::Digest;
+use strata_oci::seccomp::{self, Arch, Profile};
+use strata_wire::plan::Seccomp;
+
+/// The most bytes of a profile that are read.
+const MAX_PROFILE: u64 = 4 << 20;
+
+/// Filters that were compiled, by profile and bounding set.
+#[derive(Debug, Default)]
+pub(crate) struct Filters(Mutex<HashMap<(Option<Digest>, u64), Arc<Seccomp>>>);
+
+/// Which seccomp profile.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// None.
+    Unconfined,
+    /// Strata's own.
+    Default,
+    /// A file of the node.
+    File(PathBuf),
+}
+
+/// The profile that a container asks for; Strata's own if it does not say, none if it is privileged.
+///
+/// # Errors
+/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a name that is no profile, or leads out of the directory.
+pub(crate) fn choose(context: &cri::LinuxContainerSecurityContext, directory: &Path) -> Result<Choice> {
+    if context.privileged {
+        return Ok(Choice::Unconfined);
+    }
+    if let Some(profile) = &context.seccomp {
+        return match profile.profile_type() {
+            ProfileType::RuntimeDefault => Ok(Choice::Default),
+            ProfileType::Unconfined => Ok(Choice::Unconfined),
+            ProfileType::Localhost => file(&profile.localhost_ref, directory),
+        };
+    }
+    #[allow(deprecated)]
+    let old = context.seccomp_profile_path.as_str();
+    match old {
+        "" | "runtime/default" | "docker/default" => Ok(Choice::Default),
+        "unconfined" => Ok(Choice::Unconfined),
+        other => match other.strip_prefix("localhost/") {
+            Some(path) => file(path, directory),
+            None => Err(Error::invalid(format!(
+                "seccomp profile {other:?}: use runtime/default, unconfined or localhost/<file>"
+            ))),
+        },
+    }
+}
+
+fn file(name: &str, directory: &Path) -> Result<Choice> {
+    let path = Path::new(name.strip_prefix("localhost/").unwrap_or(name));
+    let leaves = path.components().any(|c| c == std::path::Component::ParentDir);
+    if name.is_empty() || leaves {
+        return Err(Error::invalid(format!("seccomp profile {name:?}: must be a file, without \"..\"")));
+    }
+    Ok(Choice::File(directory.join(path)))
+}
+
+impl Filters {
+    /// The filter of a choice for a process with this bounding set.
+    ///
+    /// # Errors
+    /// If the file cannot be read, or is no profile.
+    pub(crate) fn filter(&self, choice: &Choice, caps: u64) -> Result<Option<Seccomp>> {
+        let (profile, digest) = match choice {
+            Choice::Unconfined => return Ok(None),
+            Choice::Default => (None, None),
+            Choice::File(path) => {
+                let bytes = read(path)?;
+                let digest = Digest::sha256_of(&bytes);
+                (Some(bytes), Some(digest))
+            }
+        };
+        let key = (digest, caps);
+        if let Some(known) = self.lock().get(&key) {
+            return Ok(Some((**known).clone()));
+        }
+        let bad = |e: &dyn std::fmt::Display| Error::invalid(format!("seccomp profile {choice:?}: {e}"));
+        let from_file = profile.map(|bytes| Profile::parse(&bytes)).transpose().map_err(|e| bad(&e))?;
+        let parsed = from_file.as_ref().unwrap_or_else(|| Profile::default_profile());
+        let arch = Arch::native().ok_or_else(|| bad(&"this architecture has no seccomp compiler"))?;
+        let code = seccomp::compile(parsed, arch, caps, kernel_version()).map_err(|e| bad(&e))?;
+        let filter = Seccomp::new(&code, parsed.flag_bits().map_err(|e| bad(&e))?);
+        self.lock().insert(key, Arc::new(filter.clone()));
+        Ok(Some(filter))
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Option<Digest>, u64), Arc<Seccomp>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>> {
+    let fail = |e: &dyn std::fmt::Display| {
+        Error::invalid(format!("seccomp profile {}: {e}; put the file on this node", path.display()))
+    };
+    let size = std::fs::metadata(path).map_err(|e| fail(&e))?.len();
+    if size > MAX_PROFILE {
+        return Err(fail(&"it is too large"));
+    }
+    std::fs::read(path).map_err(|e| fail(&e))
+}
+
+/// The running kernel's major and minor version.
+fn kernel_version() -> (u32, u32) {
+    let release = rustix::system::uname().release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map(|n| n.parse().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
+}
+
+/// Refuses what only a security module could do that this kernel does not run.
+///
+/// # Errors
+/// [`FailedPrecondition`](crate::error::Kind::FailedPrecondition) for an AppArmor profile of the node or an SELinux label.
+pub(crate) fn check_modules(context: &cri::LinuxContainerSecurityContext) -> Result<()> {
+    let lacking = |what: &str, instead: &str| {
+        Err(Error::precondition(format!("{what} was asked for, but this kernel does not run it; {instead}")))
+    };
+    let localhost = context.apparmor.as_ref().is_some_and(|p| p.profile_type() == ProfileType::Localhost);
+    #[allow(deprecated)]
+    let old = context.apparmor_profile.starts_with("localhost/");
+    if (localhost || old) && !Path::new("/sys/kernel/security/apparmor").exists() {
+        return lacking("an AppArmor profile", "boot with apparmor=1, or leave the profile out");
+    }
+    if context.selinux_options.is_some() && !Path::new("/sys/fs/selinux").exists() {
+        return lacking("an SELinux label", "boot with selinux=1, or leave seLinuxOptions out");
+    }
+    if localhost || old || context.selinux_options.is_some() {
+        return Err(Error::unimplemented("AppArmor profiles and SELinux labels are not applied yet; leave them out"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(kind: ProfileType, localhost: &str) -> cri::LinuxContainerSecurityContext {
+        let profile = cri::SecurityProfile { profile_type: kind.into(), localhost_ref: localhost.into() };
+        cri::LinuxContainerSecurityContext { seccomp: Some(profile), ..Default::default() }
+    }
+
+    #[test]
+    fn profiles_are_chosen() {
+        let dir = Path::new("/profiles");
+        let of = |c: &cri::LinuxContainerSecurityContext| choose(c, dir);
+        assert_eq!(of(&Default::default()).unwrap(), Choice::Default);
+        assert_eq!(of(&with(ProfileType::Unconfined, "")).unwrap(), Choice::Unconfined);
+        assert_eq!(of(&with(ProfileType::Localhost, "a.json")).unwrap(), Choice::File("/profiles/a.json".into()));
+        assert_eq!(of(&with(ProfileType::Localhost, "/x/a.json")).unwrap(), Choice::File("/x/a.json".into()));
+        assert!(of(&with(ProfileType::Localhost, "../../etc/shadow")).is_err());
+        assert!(of(&with(ProfileType::Localhost, "")).is_err());
+        let privileged = cri::LinuxContainerSecurityContext { privileged: true, ..Default::default() };
+        assert_eq!(of(&privileged).unwrap(), Choice::Unconfined);
+    }
+
+    #[test]
+    fn filters_are_compiled_once() {
+        let filters = Filters::default();
+        assert!(filters.filter(&Choice::Unconfined, 0).unwrap().is_none());
+        let one = filters.filter(&Choice::Default, 0).unwrap().unwrap();
+        assert_eq!(filters.filter(&Choice::Default, 0).unwrap().unwrap(), one);
+        assert_eq!(filters.lock().len(), 1);
+        let error = filters.filter(&Choice::File("/nonexistent.json".into()), 0).unwrap_err().to_string();
+        assert!(error.contains("/nonexistent.json"), "{error}");
+    }
+}

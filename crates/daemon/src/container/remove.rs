@@ -1,0 +1,84 @@
+//! RemoveContainer: its processes, its cgroup, its writable layer and its record go, and nothing else.
+
+use super::Container;
+use super::state::{Change, ContainerState};
+use crate::error::{Error, Kind, Result};
+use crate::node::Node;
+use crate::pod::short;
+use crate::request::Origin;
+use crate::tasks::{blocking, detached};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::sync::Arc;
+use std::time::Duration;
+use strata_wire::Request;
+
+/// How long a shim may take to see the last process of a container go.
+const REMOVE: Duration = Duration::from_secs(30);
+
+impl Node {
+    /// Removes a container, and the hidden pod of one of the strata command's; a running one is refused unless forced.
+    pub(crate) async fn remove_container(self: &Arc<Self>, id: &str, force: bool) -> Result<()> {
+        let container = self.find_container(id)?;
+        let node = self.clone();
+        detached(async move {
+            node.settled(container.pod()).await?;
+            node.remove_found(&container, force).await
+        })
+        .await
+    }
+
+    /// [`Self::remove_container`] for a container that ends by itself. Removing a pod ends containers, so the type of this
+    /// future must not be part of theirs.
+    pub(crate) fn removal(self: Arc<Self>, id: &str) -> BoxFuture<'static, Result<()>> {
+        let id = id.to_owned();
+        async move { self.remove_container(&id, true).await }.boxed()
+    }
+
+    async fn remove_found(self: &Arc<Self>, container: &Arc<Container>, force: bool) -> Result<()> {
+        let _turn = container.turn.lock().await;
+        if container.state() == ContainerState::Removing {
+            // Another removal has been faster.
+            return Ok(());
+        }
+        if container.state() == ContainerState::Running {
+            if !force {
+                return Err(Error::precondition(format!(
+                    "cannot remove container \"/{}\": container is running: stop the container before removing or force \
+                     remove",
+                    container.name()
+                )));
+            }
+            self.stop_found_container(container, Duration::ZERO, None).await?;
+        }
+        if container.pod().origin() == Origin::Strata {
+            return self.remove_pod(container.pod().id()).await;
+        }
+        container.change(Change::Removing, |_| {})?;
+        self.forget_container(container).await
+    }
+
+    /// Lets go of everything that a container has; repeatable.
+    pub(crate) async fn forget_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let id = container.id().to_owned();
+        if let Some(shim) = container.pod().shim() {
+            match shim.done(Request::Remove { id: id.clone() }, REMOVE).await.map_err(Error::from) {
+                Err(e) if e.kind() != Kind::NotFound => return Err(e.context(format!("container {}", short(&id)))),
+                _ => {}
+            }
+        }
+        let group = self.group(&container.record().cgroup)?;
+        let store = self.store.clone();
+        let own = id.clone();
+        blocking(move || {
+            group.remove().map_err(|e| Error::internal(e.to_string()))?;
+            Ok(store.remove_container(&own)?)
+        })
+        .await?;
+        let _ = std::fs::remove_file(container.pod().state_dir().join(format!("{id}.exit")));
+        self.containers.forget(&id);
+        // Whoever waits for its end learns of it.
+        let _ = container.change(Change::Removing, |_| {});
+        Ok(())
+    }
+}

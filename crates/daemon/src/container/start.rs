@@ -1,0 +1,139 @@
+//! StartContainer, and setting up anew what the strata command starts again.
+
+use super::state::{Change, ContainerState};
+use super::{Container, Live};
+use crate::error::{Error, Result};
+use crate::ids::now;
+use crate::node::Node;
+use crate::pod::short;
+use crate::pod::state::PodState;
+use crate::request::{AttachTarget, Origin};
+use crate::tasks::{blocking, detached};
+use std::sync::Arc;
+use std::time::Duration;
+use strata_oci::Digest;
+use strata_store::Image;
+use strata_wire::Request;
+
+/// How long execve(2) may take: the program may lie on a slow disk.
+const EXEC: Duration = Duration::from_secs(120);
+
+impl Node {
+    /// Lets a created container's program run. One of the strata command's is set up once more if it has ended.
+    pub(crate) async fn start_container(self: &Arc<Self>, id: &str) -> Result<()> {
+        let container = self.find_container(id)?;
+        let node = self.clone();
+        detached(async move {
+            node.settled(container.pod()).await?;
+            let _turn = container.turn.lock().await;
+            node.revive(&container).await?;
+            let _shared = container.pod().gate.read().await;
+            match container.state() {
+                ContainerState::Created => node.start_created(&container).await,
+                // Docker's answer to starting what runs.
+                ContainerState::Running if container.pod().origin() == Origin::Strata => Ok(()),
+                other => Err(Error::precondition(format!(
+                    "container {} is {}: only a created container can be started",
+                    short(container.id()),
+                    other.word()
+                ))),
+            }
+        })
+        .await
+    }
+
+    async fn start_created(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let shim = container.pod().need_shim()?;
+        // Durable before the program runs: after a power cut it is known that it did.
+        container.edit(|r| r.runs += 1);
+        let image = self.image_of(container)?;
+        self.put_container(container, &image).await?;
+        let started = shim.done(Request::Start { id: container.id().to_owned() }, EXEC).await;
+        if let Err(e) = started {
+            return Err(Error::from(e).context(format!("container {}", short(container.id()))));
+        }
+        let changed = container.change(Change::Started, |live| live.started_at = now());
+        match changed {
+            // A short program may have ended before its start was answered.
+            Err(_) if container.state() == ContainerState::Exited => Ok(()),
+            other => other.map(drop),
+        }
+    }
+
+    /// The image of a container's record. It cannot have gone while the container is here, unless the disk lost it.
+    pub(crate) fn image_of(&self, container: &Container) -> Result<Arc<Image>> {
+        let id = Digest::parse(&container.record().image_id).map_err(|e| Error::internal(e.to_string()))?;
+        Ok(self.store.image(&id)?)
+    }
+
+    /// Sets up a container of the strata command that has ended, its pod included.
+    async fn revive(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
+        let pod = container.pod();
+        if container.state() != ContainerState::Exited || pod.origin() != Origin::Strata {
+            return Ok(());
+        }
+        let _alone = pod.gate.write().await;
+        if pod.state() == PodState::Ready && pod.shim().is_some() {
+            let shim = pod.need_shim()?;
+            // What is left of the last run. A shim that was started since then does not know it.
+            if let Err(e) = shim.done(Request::Remove { id: container.id().to_owned() }, EXEC).await {
+                tracing::debug!(error = %e, "nothing to remove");
+            }
+        } else {
+            if pod.state() != PodState::NotReady {
+                pod.change(crate::pod::state::Change::Lost)?;
+            }
+            self.take_down(pod).await?;
+            pod.change(crate::pod::state::Change::Revived)?;
+            pod.edit(|r| r.network.owed = r.network.provider.is_some());
+            if let Err(e) = self.bring_up(pod).await {
+                pod.edit(|r| r.state = PodState::NotReady);
+                self.take_down(pod).await?;
+                return Err(e);
+            }
+        }
+        let (node, own) = (self.clone(), container.clone());
+        let plan = blocking(move || {
+            let record = own.record();
+            node.store.reset_work(&record.id)?;
+            node.store.remove_exit(&record.id)?;
+            node.make_group(&record)?;
+            let snapshot = node.store.snapshot(&record.id)?;
+            node.plan(own.pod(), &record, &snapshot)
+        })
+        .await?;
+        let image = self.image_of(container)?;
+        self.set_up(container, plan, &image).await
+    }
+
+    /// Where an attach session goes. One of the strata command's that has ended is set up once more, so that a client
+    /// can attach before it starts it.
+    pub(crate) async fn attach_target(self: &Arc<Self>, id: &str) -> Result<AttachTarget> {
+        let container = self.find_container(id)?;
+        self.settled(container.pod()).await?;
+        let (node, own) = (self.clone(), container.clone());
+        detached(async move {
+            let _turn = own.turn.lock().await;
+            node.revive(&own).await
+        })
+        .await?;
+        if !matches!(container.state(), ContainerState::Created | ContainerState::Running) {
+            return Err(Error::precondition(format!("container {id} is not running")));
+        }
+        let record = container.record();
+        let socket = container.pod().need_shim()?.socket().to_owned();
+        Ok(AttachTarget {
+            socket,
+            container_id: record.id.clone(),
+            tty: record.config.tty,
+            stdin: record.config.stdin,
+        })
+    }
+}
+
+impl Live {
+    /// Whether its program runs, frozen or not.
+    pub(crate) fn running(&self) -> bool {
+        self.state == ContainerState::Running
+    }
+}

@@ -1,0 +1,132 @@
+//! What CRI says of containers.
+
+use super::{info, selected};
+use crate::container::create::linux_resources;
+use crate::container::state::ContainerState;
+use crate::container::{Container, ContainerInfo};
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::request::Origin;
+use std::sync::Arc;
+use strata_api::cri;
+
+/// The container of Kubernetes' with this ID or prefix.
+pub(super) fn own(node: &Node, id: &str) -> Result<Arc<Container>> {
+    if id.is_empty() {
+        return Err(Error::invalid("the container's ID is missing"));
+    }
+    let missing = || Error::not_found(format!("no such container: {id}"));
+    let found = node.find_container(id).map_err(|e| if e.kind() == crate::error::Kind::NotFound { missing() } else { e })?;
+    // Kubernetes names containers by their ID only.
+    if found.pod().origin() == Origin::Kubernetes && found.id().starts_with(id) { Ok(found) } else { Err(missing()) }
+}
+
+/// Its whole ID; `None` if it is not there.
+pub(super) fn own_id(node: &Node, id: &str) -> Result<Option<String>> {
+    match own(node, id) {
+        Ok(container) => Ok(Some(container.id().to_owned())),
+        Err(e) if e.kind() == crate::error::Kind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn state(state: ContainerState) -> cri::ContainerState {
+    match state {
+        ContainerState::Creating | ContainerState::Created => cri::ContainerState::ContainerCreated,
+        ContainerState::Running => cri::ContainerState::ContainerRunning,
+        ContainerState::Exited | ContainerState::Removing => cri::ContainerState::ContainerExited,
+        ContainerState::Unknown => cri::ContainerState::ContainerUnknown,
+    }
+}
+
+/// Kubernetes' containers that a filter lets through, newest first.
+pub(super) fn matching(node: &Node, filter: Option<&cri::ContainerFilter>) -> Vec<ContainerInfo> {
+    let none = cri::ContainerFilter::default();
+    let filter = filter.unwrap_or(&none);
+    let mut all = node.container_infos();
+    all.retain(|c| {
+        c.origin() == Origin::Kubernetes
+            && c.id().starts_with(&filter.id)
+            && c.record.pod_id.starts_with(&filter.pod_sandbox_id)
+            && filter.state.as_ref().is_none_or(|s| s.state() == state(c.state()))
+            && selected(&c.record.config.labels, &filter.label_selector)
+    });
+    all
+}
+
+/// ListContainers.
+pub(super) fn list(node: &Node, filter: Option<&cri::ContainerFilter>) -> Vec<cri::Container> {
+    matching(node, filter)
+        .into_iter()
+        .map(|c| {
+            let config = &c.record.config;
+            cri::Container {
+                id: c.record.id.clone(),
+                pod_sandbox_id: c.record.pod_id.clone(),
+                metadata: config.metadata.clone(),
+                image: config.image.clone(),
+                image_ref: c.record.image_ref.clone(),
+                state: state(c.state()).into(),
+                created_at: c.record.created_at,
+                labels: config.labels.clone(),
+                annotations: config.annotations.clone(),
+                image_id: c.record.image_id.clone(),
+            }
+        })
+        .collect()
+}
+
+/// ContainerStatus without what `verbose` adds.
+pub(super) fn describe(container: &Container) -> cri::ContainerStatus {
+    let ContainerInfo { record, live, .. } = container.info();
+    let config = &record.config;
+    let exit = live.exit.clone().filter(|_| live.state != ContainerState::Running).unwrap_or_default();
+    let process = &record.process;
+    let user = cri::LinuxContainerUser {
+        uid: process.uid.into(),
+        gid: process.gid.into(),
+        supplemental_groups: process.groups.iter().map(|g| i64::from(*g)).collect(),
+    };
+    let resources = config.linux.as_ref().map(|_| cri::ContainerResources {
+        linux: Some(linux_resources(config)),
+        windows: None,
+    });
+    cri::ContainerStatus {
+        id: record.id.clone(),
+        metadata: config.metadata.clone(),
+        state: state(live.state).into(),
+        created_at: record.created_at,
+        started_at: live.started_at,
+        finished_at: exit.finished_at,
+        exit_code: exit.code,
+        image: config.image.clone(),
+        image_ref: record.image_ref.clone(),
+        reason: exit.reason,
+        message: exit.message,
+        labels: config.labels.clone(),
+        annotations: config.annotations.clone(),
+        mounts: config.mounts.clone(),
+        log_path: record.log_path.clone().unwrap_or_default(),
+        resources,
+        image_id: record.image_id.clone(),
+        user: Some(cri::ContainerUser { linux: Some(user) }),
+        stop_signal: config.stop_signal,
+    }
+}
+
+/// ContainerStatus.
+pub(super) fn status(container: &Container, verbose: bool) -> cri::ContainerStatusResponse {
+    let (record, live) = (container.record(), container.live());
+    let info = info(verbose, || {
+        serde_json::json!({
+            "sandboxID": record.pod_id,
+            "pid": live.pid,
+            "cgroup": record.cgroup,
+            "process": record.process,
+            "runs": record.runs,
+            "volatile": record.volatile,
+            "config": record.config,
+        })
+    });
+    cri::ContainerStatusResponse { status: Some(describe(container)), info }
+}

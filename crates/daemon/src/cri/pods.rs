@@ -1,0 +1,98 @@
+//! What CRI says of pods.
+
+use super::{containers, info, selected};
+use crate::error::{Error, Result};
+use crate::ids::now;
+use crate::node::Node;
+use crate::pod::run::namespace_options;
+use crate::pod::{Pod, PodInfo};
+use crate::request::Origin;
+use std::sync::Arc;
+use strata_api::cri;
+
+/// The pod of Kubernetes' with this ID or prefix.
+pub(super) fn own(node: &Node, id: &str) -> Result<Arc<Pod>> {
+    if id.is_empty() {
+        return Err(Error::invalid("the pod's ID is missing"));
+    }
+    let missing = || Error::not_found(format!("no such pod: {id}"));
+    node.find_pod(id).and_then(|p| if p.origin() == Origin::Kubernetes { Ok(p) } else { Err(missing()) })
+}
+
+/// Its whole ID; `None` if it is not there.
+pub(super) fn own_id(node: &Node, id: &str) -> Result<Option<String>> {
+    match own(node, id) {
+        Ok(pod) => Ok(Some(pod.id().to_owned())),
+        Err(e) if e.kind() == crate::error::Kind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}
+
+fn state(pod: &PodInfo) -> cri::PodSandboxState {
+    if pod.is_ready() { cri::PodSandboxState::SandboxReady } else { cri::PodSandboxState::SandboxNotready }
+}
+
+/// ListPodSandbox, newest first.
+pub(super) fn list(node: &Node, filter: Option<&cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
+    let none = cri::PodSandboxFilter::default();
+    let filter = filter.unwrap_or(&none);
+    let wanted = |p: &PodInfo| {
+        p.origin == Origin::Kubernetes
+            && p.id.starts_with(&filter.id)
+            && filter.state.as_ref().is_none_or(|s| s.state() == state(p))
+            && selected(&p.config.labels, &filter.label_selector)
+    };
+    let pods = node.pod_infos().into_iter().filter(wanted);
+    pods.map(|p| cri::PodSandbox {
+        id: p.id.clone(),
+        metadata: Some(p.metadata()),
+        state: state(&p).into(),
+        created_at: p.created_at,
+        labels: p.config.labels.clone(),
+        annotations: p.config.annotations.clone(),
+        runtime_handler: p.handler.clone(),
+    })
+    .collect()
+}
+
+/// PodSandboxStatus.
+pub(super) fn status(node: &Node, id: &str, verbose: bool) -> Result<cri::PodSandboxStatusResponse> {
+    let found = own(node, id)?;
+    let pod = found.info();
+    let mut ips = pod.ips().into_iter();
+    let network = cri::PodSandboxNetworkStatus {
+        ip: ips.next().unwrap_or_default(),
+        additional_ips: ips.map(|ip| cri::PodIp { ip }).collect(),
+    };
+    let status = cri::PodSandboxStatus {
+        id: pod.id.clone(),
+        metadata: Some(pod.metadata()),
+        state: state(&pod).into(),
+        created_at: pod.created_at,
+        network: Some(network),
+        linux: Some(cri::LinuxPodSandboxStatus {
+            namespaces: Some(cri::Namespace { options: Some(namespace_options(&pod.config)) }),
+        }),
+        labels: pod.config.labels.clone(),
+        annotations: pod.config.annotations.clone(),
+        runtime_handler: pod.handler.clone(),
+    };
+    let record = found.record();
+    let info = info(verbose, || {
+        serde_json::json!({
+            "pid": found.shim().map_or(0, |s| s.pid()),
+            "shimSocket": found.shim().map(|s| s.socket().to_owned()),
+            "cgroupParent": record.cgroup_parent,
+            "namespaces": record.namespaces,
+            "network": record.network,
+            "config": record.config,
+        })
+    });
+    let statuses = node.containers.of_pod(&pod.id).iter().map(|c| containers::describe(c)).collect();
+    Ok(cri::PodSandboxStatusResponse {
+        status: Some(status),
+        info,
+        containers_statuses: statuses,
+        timestamp: now(),
+    })
+}

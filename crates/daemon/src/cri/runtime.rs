@@ -1,0 +1,290 @@
+//! RuntimeService.
+
+use super::{containers, gone_is_fine, pods, stats, status, unbuilt};
+use crate::container::exec;
+use crate::error::Error;
+use crate::node::Node;
+use crate::request::{ContainerRequest, Extras, NetworkMode, Origin, PodRequest};
+use futures_util::stream::BoxStream;
+use std::sync::Arc;
+use std::time::Duration;
+use strata_api::cri::runtime_service_server::RuntimeService as Service;
+use strata_api::cri::*;
+use tonic::{Request, Response, Status};
+
+/// CRI's API version (kubernetes.io, "Container Runtime Interface").
+const API: &str = "v1";
+
+/// Serves RuntimeService.
+#[derive(Debug)]
+pub(crate) struct RuntimeService {
+    node: Arc<Node>,
+}
+
+impl RuntimeService {
+    /// The service of a node.
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+}
+
+type Answer<T> = Result<Response<T>, Status>;
+type Stream<T> = BoxStream<'static, Result<T, Status>>;
+
+const STREAMS: &str = "lists are answered whole by the RPC without Stream";
+const METRICS: &str = "pod metrics come with a later release; ListContainerStats and ListPodSandboxStats answer";
+const STREAMING: &str = "there is no streaming server; use ExecSync, or `strata exec` and `strata attach` on the node";
+
+#[tonic::async_trait]
+impl Service for RuntimeService {
+    type StreamPodSandboxesStream = Stream<StreamPodSandboxesResponse>;
+    type StreamContainersStream = Stream<StreamContainersResponse>;
+    type StreamContainerStatsStream = Stream<StreamContainerStatsResponse>;
+    type StreamPodSandboxStatsStream = Stream<StreamPodSandboxStatsResponse>;
+    type StreamPodSandboxMetricsStream = Stream<StreamPodSandboxMetricsResponse>;
+    type GetContainerEventsStream = Stream<ContainerEventResponse>;
+
+    async fn version(&self, _: Request<VersionRequest>) -> Answer<VersionResponse> {
+        Ok(Response::new(VersionResponse {
+            version: "0.1.0".into(),
+            runtime_name: "strata".into(),
+            runtime_version: env!("CARGO_PKG_VERSION").into(),
+            runtime_api_version: API.into(),
+        }))
+    }
+
+    async fn run_pod_sandbox(&self, request: Request<RunPodSandboxRequest>) -> Answer<RunPodSandboxResponse> {
+        let request = request.into_inner();
+        let config = request.config.ok_or_else(|| Error::invalid("the pod's configuration is missing"))?;
+        let handler = request.runtime_handler;
+        let request = PodRequest { config, handler, origin: Origin::Kubernetes, network: NetworkMode::Cri };
+        let pod_sandbox_id = self.node.run_pod(request).await?;
+        Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id }))
+    }
+
+    async fn stop_pod_sandbox(&self, request: Request<StopPodSandboxRequest>) -> Answer<StopPodSandboxResponse> {
+        let id = pods::own_id(&self.node, &request.into_inner().pod_sandbox_id)?;
+        if let Some(id) = id {
+            self.node.stop_pod(&id).await?;
+        }
+        Ok(Response::new(StopPodSandboxResponse {}))
+    }
+
+    async fn remove_pod_sandbox(
+        &self,
+        request: Request<RemovePodSandboxRequest>,
+    ) -> Answer<RemovePodSandboxResponse> {
+        let id = pods::own_id(&self.node, &request.into_inner().pod_sandbox_id)?;
+        if let Some(id) = id {
+            self.node.remove_pod(&id).await?;
+        }
+        Ok(Response::new(RemovePodSandboxResponse {}))
+    }
+
+    async fn pod_sandbox_status(
+        &self,
+        request: Request<PodSandboxStatusRequest>,
+    ) -> Answer<PodSandboxStatusResponse> {
+        let request = request.into_inner();
+        Ok(Response::new(pods::status(&self.node, &request.pod_sandbox_id, request.verbose)?))
+    }
+
+    async fn list_pod_sandbox(&self, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
+        let items = pods::list(&self.node, request.into_inner().filter.as_ref());
+        Ok(Response::new(ListPodSandboxResponse { items }))
+    }
+
+    async fn stream_pod_sandboxes(
+        &self,
+        _: Request<StreamPodSandboxesRequest>,
+    ) -> Answer<Self::StreamPodSandboxesStream> {
+        Err(unbuilt("StreamPodSandboxes", STREAMS))
+    }
+
+    async fn create_container(&self, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
+        let request = request.into_inner();
+        let config = request.config.ok_or_else(|| Error::invalid("the container's configuration is missing"))?;
+        let pod = pods::own(&self.node, &request.pod_sandbox_id)?;
+        let image_name = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
+        let extras = Extras { image_name, ..Extras::default() };
+        let container = ContainerRequest { config, extras };
+        let container_id = self.node.create_container(pod.id(), container).await?;
+        Ok(Response::new(CreateContainerResponse { container_id }))
+    }
+
+    async fn start_container(&self, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
+        let container = containers::own(&self.node, &request.into_inner().container_id)?;
+        self.node.start_container(container.id()).await?;
+        Ok(Response::new(StartContainerResponse {}))
+    }
+
+    async fn stop_container(&self, request: Request<StopContainerRequest>) -> Answer<StopContainerResponse> {
+        let request = request.into_inner();
+        let seconds = u64::try_from(request.timeout)
+            .map_err(|_| Error::invalid(format!("timeout {}: must not be negative", request.timeout)))?;
+        // Kubernetes removes and stops what may have gone already (CRI, "StopContainer is idempotent").
+        if let Some(id) = containers::own_id(&self.node, &request.container_id)? {
+            gone_is_fine(self.node.stop_container(&id, Duration::from_secs(seconds), None).await)?;
+        }
+        Ok(Response::new(StopContainerResponse {}))
+    }
+
+    async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
+        if let Some(id) = containers::own_id(&self.node, &request.into_inner().container_id)? {
+            gone_is_fine(self.node.remove_container(&id, true).await)?;
+        }
+        Ok(Response::new(RemoveContainerResponse {}))
+    }
+
+    async fn list_containers(&self, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+        let containers = containers::list(&self.node, request.into_inner().filter.as_ref());
+        Ok(Response::new(ListContainersResponse { containers }))
+    }
+
+    async fn stream_containers(&self, _: Request<StreamContainersRequest>) -> Answer<Self::StreamContainersStream> {
+        Err(unbuilt("StreamContainers", STREAMS))
+    }
+
+    async fn container_status(&self, request: Request<ContainerStatusRequest>) -> Answer<ContainerStatusResponse> {
+        let request = request.into_inner();
+        let container = containers::own(&self.node, &request.container_id)?;
+        Ok(Response::new(containers::status(&container, request.verbose)))
+    }
+
+    async fn update_container_resources(
+        &self,
+        request: Request<UpdateContainerResourcesRequest>,
+    ) -> Answer<UpdateContainerResourcesResponse> {
+        let request = request.into_inner();
+        let container = containers::own(&self.node, &request.container_id)?;
+        let linux = request.linux.ok_or_else(|| Error::invalid("the new limits are missing"))?;
+        self.node.update_container(container.id(), linux).await?;
+        Ok(Response::new(UpdateContainerResourcesResponse {}))
+    }
+
+    async fn reopen_container_log(
+        &self,
+        request: Request<ReopenContainerLogRequest>,
+    ) -> Answer<ReopenContainerLogResponse> {
+        let container = containers::own(&self.node, &request.into_inner().container_id)?;
+        self.node.reopen_log(&container).await?;
+        Ok(Response::new(ReopenContainerLogResponse {}))
+    }
+
+    async fn exec_sync(&self, request: Request<ExecSyncRequest>) -> Answer<ExecSyncResponse> {
+        let request = request.into_inner();
+        let container = containers::own(&self.node, &request.container_id)?;
+        let output = self.node.exec_sync(container.id(), exec::of_cri(&request)?).await?;
+        let (stdout, stderr) = (output.stdout, output.stderr);
+        Ok(Response::new(ExecSyncResponse { stdout, stderr, exit_code: output.exit_code }))
+    }
+
+    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
+        Err(unbuilt("Exec", STREAMING))
+    }
+
+    async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
+        Err(unbuilt("Attach", STREAMING))
+    }
+
+    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        Err(unbuilt("PortForward", STREAMING))
+    }
+
+    async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
+        let container = containers::own(&self.node, &request.into_inner().container_id)?;
+        let stats = Some(stats::of_container(&self.node, &container).await?);
+        Ok(Response::new(ContainerStatsResponse { stats }))
+    }
+
+    async fn list_container_stats(
+        &self,
+        request: Request<ListContainerStatsRequest>,
+    ) -> Answer<ListContainerStatsResponse> {
+        let stats = stats::of_containers(&self.node, request.into_inner().filter.as_ref()).await?;
+        Ok(Response::new(ListContainerStatsResponse { stats }))
+    }
+
+    async fn stream_container_stats(
+        &self,
+        _: Request<StreamContainerStatsRequest>,
+    ) -> Answer<Self::StreamContainerStatsStream> {
+        Err(unbuilt("StreamContainerStats", STREAMS))
+    }
+
+    async fn pod_sandbox_stats(&self, request: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
+        let pod = pods::own(&self.node, &request.into_inner().pod_sandbox_id)?;
+        let stats = Some(stats::of_pod(&self.node, &pod.info()).await?);
+        Ok(Response::new(PodSandboxStatsResponse { stats }))
+    }
+
+    async fn list_pod_sandbox_stats(
+        &self,
+        request: Request<ListPodSandboxStatsRequest>,
+    ) -> Answer<ListPodSandboxStatsResponse> {
+        let stats = stats::of_pods(&self.node, request.into_inner().filter.as_ref()).await?;
+        Ok(Response::new(ListPodSandboxStatsResponse { stats }))
+    }
+
+    async fn stream_pod_sandbox_stats(
+        &self,
+        _: Request<StreamPodSandboxStatsRequest>,
+    ) -> Answer<Self::StreamPodSandboxStatsStream> {
+        Err(unbuilt("StreamPodSandboxStats", STREAMS))
+    }
+
+    async fn update_runtime_config(
+        &self,
+        _: Request<UpdateRuntimeConfigRequest>,
+    ) -> Answer<UpdateRuntimeConfigResponse> {
+        Err(unbuilt("UpdateRuntimeConfig", "no network takes a pod CIDR from the kubelet; set [network] subnet"))
+    }
+
+    async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
+        Ok(Response::new(status::status(&self.node, request.into_inner().verbose)))
+    }
+
+    async fn checkpoint_container(
+        &self,
+        _: Request<CheckpointContainerRequest>,
+    ) -> Answer<CheckpointContainerResponse> {
+        Err(unbuilt("CheckpointContainer", "containers cannot be checkpointed"))
+    }
+
+    async fn get_container_events(&self, _: Request<GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
+        Err(unbuilt("GetContainerEvents", "leave the kubelet's EventedPLEG feature off"))
+    }
+
+    async fn list_metric_descriptors(
+        &self,
+        _: Request<ListMetricDescriptorsRequest>,
+    ) -> Answer<ListMetricDescriptorsResponse> {
+        Err(unbuilt("ListMetricDescriptors", METRICS))
+    }
+
+    async fn list_pod_sandbox_metrics(
+        &self,
+        _: Request<ListPodSandboxMetricsRequest>,
+    ) -> Answer<ListPodSandboxMetricsResponse> {
+        Err(unbuilt("ListPodSandboxMetrics", METRICS))
+    }
+
+    async fn stream_pod_sandbox_metrics(
+        &self,
+        _: Request<StreamPodSandboxMetricsRequest>,
+    ) -> Answer<Self::StreamPodSandboxMetricsStream> {
+        Err(unbuilt("StreamPodSandboxMetrics", METRICS))
+    }
+
+    async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
+        let linux = Some(LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() });
+        Ok(Response::new(RuntimeConfigResponse { linux }))
+    }
+
+    async fn update_pod_sandbox_resources(
+        &self,
+        _: Request<UpdatePodSandboxResourcesRequest>,
+    ) -> Answer<UpdatePodSandboxResourcesResponse> {
+        Err(unbuilt("UpdatePodSandboxResources", "the kubelet sets the limits of its pods' cgroups itself"))
+    }
+}

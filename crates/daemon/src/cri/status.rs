@@ -1,0 +1,40 @@
+//! What CRI says of the node.
+
+use super::info;
+use crate::node::Node;
+use strata_api::cri;
+
+/// Status: what the kubelet makes the node's readiness of.
+pub(super) fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
+    let network = node.network.status();
+    let condition = |name: &str, ready: bool, reason: &str, message: &str| cri::RuntimeCondition {
+        r#type: name.into(),
+        status: ready,
+        reason: reason.into(),
+        message: message.into(),
+    };
+    let conditions = vec![
+        condition("RuntimeReady", true, "", ""),
+        condition("NetworkReady", network.ready, &network.reason, &network.message),
+    ];
+    let handler = |name: &str| cri::RuntimeHandler {
+        name: name.into(),
+        features: Some(cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+    };
+    cri::StatusResponse {
+        status: Some(cri::RuntimeStatus { conditions }),
+        info: info(verbose, || {
+            serde_json::json!({
+                "root": node.config.root,
+                "state": node.config.state,
+                "cgroupMode": format!("{:?}", node.cgroups.mode()).to_lowercase(),
+                "cgroupControllers": node.cgroups.controllers(),
+                "network": node.network.name(),
+                "bootID": node.boot_id,
+                "warnings": node.warnings(),
+            })
+        }),
+        runtime_handlers: vec![handler(""), handler("strata")],
+        features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
+    }
+}

@@ -1,0 +1,26 @@
+//! RemovePodSandbox: a pod goes with its containers and its record.
+
+use super::state::Change;
+use crate::error::Result;
+use crate::node::Node;
+use crate::tasks::detached;
+use std::sync::Arc;
+
+impl Node {
+    /// Removes a pod with its containers. A pod that is not there is success.
+    pub(crate) async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<()> {
+        let Ok(pod) = self.find_pod(id) else { return Ok(()) };
+        let node = self.clone();
+        detached(async move {
+            node.settled(&pod).await?;
+            let _alone = pod.gate.write().await;
+            node.end_containers(&pod).await;
+            pod.change(Change::Discarding)?;
+            // From here on it is gone for everybody; should this daemon die, the next one goes on from the record.
+            node.put_pod(&pod).await?;
+            node.discard_pod(&pod).await;
+            Ok(())
+        })
+        .await
+    }
+}

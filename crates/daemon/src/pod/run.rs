@@ -1,0 +1,344 @@
+//! RunPodSandbox: from a request to a pod that containers can be made in.
+
+use super::namespaces::{self, Wanted};
+use super::record::{PodKey, PodNetwork, PodRecord, VERSION};
+use super::state::{Change, PodState};
+use super::sysctl::Sysctls;
+use super::{Pod, files};
+use crate::config::plain_cgroup;
+use crate::error::{Error, Kind, Result};
+use crate::ids::{new_id, now};
+use crate::net::{AttachRequest, Attachment, PortMapping, Protocol};
+use crate::node::Node;
+use crate::request::{NetworkMode, Origin, PodRequest};
+use crate::shim::{Connected, Shim};
+use crate::tasks::blocking;
+use futures_util::FutureExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use strata_api::cri;
+use strata_store::RecordKind;
+use strata_sys::durable;
+use strata_wire::PodPlan;
+
+/// How long a new shim may take to listen.
+const SHIM_START: Duration = Duration::from_secs(10);
+
+impl Node {
+    /// Makes a pod, or finds the one that the same request has made.
+    pub(crate) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<String> {
+        check(&request)?;
+        let key = PodKey::of(&request.config).to_string();
+        let (node, same) = (self.clone(), request.clone());
+        let flight = key.clone();
+        let making = self.making_pods.join(&key, &request, move || {
+            async move {
+                let made = node.make_pod(same).await;
+                node.making_pods.done(&flight);
+                made
+            }
+            .boxed()
+        });
+        match making {
+            Some(making) => making.await,
+            None => Err(taken(&key, "another request for it is being worked on")),
+        }
+    }
+
+    async fn make_pod(self: &Arc<Self>, request: PodRequest) -> Result<String> {
+        let record = self.new_record(&request)?;
+        let state_dir = self.pod_dir(&record.id);
+        let pod = Pod::new(record, state_dir, true);
+        if let Err(other) = self.pods.insert_new(pod.clone()) {
+            return if other.state() == PodState::Ready && other.record().request() == request {
+                Ok(other.id().to_owned())
+            } else {
+                Err(taken(&other.key().to_string(), &format!("pod {} is {}", other.id(), other.state().word())))
+            };
+        }
+        match self.bring_up(&pod).await {
+            Ok(()) => Ok(pod.id().to_owned()),
+            Err(e) => {
+                pod.change(Change::Discarding)?;
+                self.discard_pod(&pod).await;
+                Err(e.context(format!("pod {}", pod.key())))
+            }
+        }
+    }
+
+    fn new_record(&self, request: &PodRequest) -> Result<PodRecord> {
+        let id = new_id()?;
+        let linux = request.config.linux.clone().unwrap_or_default();
+        let options = namespace_options(&request.config);
+        let host_network = request.network == NetworkMode::Host
+            || (request.network == NetworkMode::Cri && options.network() == cri::NamespaceMode::Node);
+        let given = linux.cgroup_parent.trim_end_matches('/');
+        let owns_cgroup = given.is_empty() || request.origin == Origin::Strata;
+        let cgroup_parent =
+            if owns_cgroup { format!("{}/pods/{id}", self.config.cgroup.root) } else { given.to_owned() };
+        let dir = self.pod_dir(&id);
+        let wanted = Wanted {
+            net: (!host_network).then(|| self.config.network.netns_dir.join(format!("strata-{id}"))),
+            ipc: (options.ipc() != cri::NamespaceMode::Node).then(|| dir.join("ipc")),
+            uts: (!host_network).then(|| (dir.join("uts"), String::new())),
+            sysctls: Sysctls::default(),
+        };
+        let provider = match request.network {
+            _ if host_network => None,
+            NetworkMode::Cri => Some(self.network.name()),
+            NetworkMode::Bridge => Some(self.bridge.name()),
+            NetworkMode::Host | NetworkMode::None => None,
+        };
+        Ok(PodRecord {
+            version: VERSION,
+            id,
+            origin: request.origin,
+            handler: request.handler.clone(),
+            config: request.config.clone(),
+            created_at: now(),
+            boot_id: self.boot_id.clone(),
+            state: PodState::Creating,
+            cgroup_parent,
+            owns_cgroup,
+            namespaces: wanted.paths(),
+            network: PodNetwork {
+                mode: request.network,
+                provider: provider.map(str::to_owned),
+                owed: provider.is_some(),
+                attachment: None,
+            },
+        })
+    }
+
+    /// Brings up everything that a pod is made of; used for new pods, and for those of the strata command that start
+    /// again.
+    pub(crate) async fn bring_up(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let record = pod.record();
+        let network = self.provider_of(&record)?;
+        if let Some(provider) = &network {
+            let status = provider.status();
+            if !status.ready {
+                return Err(Error::new(Kind::Unavailable, format!("the pod network is not ready: {}", status.message)));
+            }
+            // The intent is durable before anything is attached: no address can be lost.
+            self.put_pod(pod).await?;
+        }
+        let (node, own) = (self.clone(), pod.clone());
+        blocking(move || node.prepare(&own)).await?;
+        let attach = async {
+            match &network {
+                None => Ok(None),
+                Some(provider) => provider.attach(attach_request(&record)?).await.map(Some),
+            }
+        };
+        let (attached, connected) = tokio::join!(attach, self.start_shim(pod));
+        // Both have ended before either's failure takes the pod down.
+        if let Ok(Some(attachment)) = &attached {
+            pod.edit(|r| r.network.attachment = Some(attachment.clone()));
+        }
+        let (attachment, connected) = (attached?, connected?);
+        self.finish(pod, &record, attachment, connected).await
+    }
+
+    async fn finish(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        record: &PodRecord,
+        attachment: Option<Attachment>,
+        connected: Connected,
+    ) -> Result<()> {
+        let ips = attachment.map(|a| a.ips).unwrap_or_default();
+        files::write_hosts(pod.state_dir(), &hostname(record), &ips, record.namespaces.net.is_none())?;
+        pod.edit(|r| r.boot_id.clone_from(&self.boot_id));
+        pod.set_shim(Some(connected.shim.clone()));
+        pod.change(Change::Ready)?;
+        self.put_pod(pod).await?;
+        tokio::spawn(self.clone().watch_pod(pod.clone(), connected.events));
+        Ok(())
+    }
+
+    /// Directories, files, namespaces, cgroups.
+    fn prepare(&self, pod: &Pod) -> Result<()> {
+        let record = pod.record();
+        let fail = |e: strata_sys::Error| Error::internal(e.to_string());
+        let dir = pod.state_dir();
+        durable::mkdir_all(dir, 0o711).map_err(fail)?;
+        let own_ipc = record.namespaces.ipc.is_some();
+        let hostname = hostname(&record);
+        files::write(dir, &hostname, record.config.dns_config.as_ref())?;
+        if own_ipc {
+            files::mount_shm(dir)?;
+        }
+        let asked = record.config.linux.as_ref().map(|l| l.sysctls.clone()).unwrap_or_default();
+        let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
+        let wanted = Wanted {
+            net: path(&record.namespaces.net),
+            ipc: path(&record.namespaces.ipc),
+            uts: path(&record.namespaces.uts).map(|p| (p, hostname)),
+            sysctls: Sysctls::new(&asked, record.namespaces.net.is_some(), own_ipc)?,
+        };
+        if wanted.net.is_some() {
+            durable::mkdir_all(&self.config.network.netns_dir, 0o755).map_err(fail)?;
+        }
+        namespaces::make(&wanted)?;
+        self.group(&record.cgroup_parent)?.create().map_err(|e| Error::internal(e.to_string()))?;
+        if shared_pid(&record.config) {
+            self.group(&pause_cgroup(&record))?.create().map_err(|e| Error::internal(e.to_string()))?;
+        }
+        Ok(())
+    }
+
+    async fn start_shim(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Connected> {
+        let (node, own) = (self.clone(), pod.clone());
+        blocking(move || {
+            let record = own.record();
+            let plan = PodPlan {
+                id: record.id.clone(),
+                state_dir: own.state_dir().to_string_lossy().into_owned(),
+                shim_cgroup: node.shim_cgroup()?,
+                namespaces: record.namespaces.clone(),
+                shared_pid: shared_pid(&record.config),
+                pause_cgroup: if shared_pid(&record.config) { pause_cgroup(&record) } else { String::new() },
+                oom_score_adj: Some(node.config.runtime.shim_oom_score_adj),
+            };
+            node.spawner.spawn(own.state_dir(), &plan)
+        })
+        .await?;
+        let begun = Instant::now();
+        loop {
+            match Shim::connect(pod.state_dir(), pod.id()).await {
+                Ok(connected) => return Ok(connected),
+                // It listens from the start, but may end before it takes the connection.
+                Err(e) if begun.elapsed() > SHIM_START => return Err(self.explain_shim(pod, Error::from(e))),
+                Err(_) if !shim_lives(pod.state_dir()) => {
+                    let gone = Error::internal("the pod's shim ended at once");
+                    return Err(self.explain_shim(pod, gone));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    /// Adds what the shim left in its log.
+    fn explain_shim(&self, pod: &Pod, error: Error) -> Error {
+        let log = std::fs::read_to_string(pod.state_dir().join("shim.log")).unwrap_or_default();
+        match log.lines().last() {
+            Some(line) => error.context(format!("shim: {line}")),
+            None => error,
+        }
+    }
+
+    /// Writes a pod's record durably.
+    pub(crate) async fn put_pod(&self, pod: &Pod) -> Result<()> {
+        let (store, record) = (self.store.clone(), pod.record());
+        blocking(move || {
+            let json = serde_json::to_vec(&record).map_err(|e| Error::internal(format!("pod record: {e}")))?;
+            Ok(store.put_record(RecordKind::Pod, &record.id, &json)?)
+        })
+        .await
+    }
+}
+
+/// Whether the process that a pod's directory names runs.
+fn shim_lives(dir: &Path) -> bool {
+    let pid = std::fs::read_to_string(dir.join("shim.pid")).ok().and_then(|t| t.trim().parse::<i32>().ok());
+    pid.and_then(rustix::process::Pid::from_raw).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+}
+
+fn taken(key: &str, why: &str) -> Error {
+    Error::new(
+        Kind::AlreadyExists,
+        format!("pod {key} exists already: {why}; remove it, or use another attempt number"),
+    )
+}
+
+/// CRI's namespace options of a pod.
+pub(crate) fn namespace_options(config: &cri::PodSandboxConfig) -> cri::NamespaceOption {
+    let context = config.linux.as_ref().and_then(|l| l.security_context.clone());
+    context.and_then(|c| c.namespace_options).unwrap_or_default()
+}
+
+/// Whether a pod's containers share one PID namespace.
+fn shared_pid(config: &cri::PodSandboxConfig) -> bool {
+    let has_context = config.linux.as_ref().is_some_and(|l| l.security_context.is_some());
+    has_context && namespace_options(config).pid() == cri::NamespaceMode::Pod
+}
+
+fn pause_cgroup(record: &PodRecord) -> String {
+    format!("{}/{}", record.cgroup_parent, record.id)
+}
+
+/// The pod's host name: its own, or the node's.
+pub(crate) fn hostname(record: &PodRecord) -> String {
+    if record.namespaces.uts.is_some() && !record.config.hostname.is_empty() {
+        return record.config.hostname.clone();
+    }
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+fn attach_request(record: &PodRecord) -> Result<AttachRequest> {
+    let metadata = record.config.metadata.clone().unwrap_or_default();
+    let ports = record
+        .config
+        .port_mappings
+        .iter()
+        // Without a port of the node it only says what the container listens on.
+        .filter(|p| p.host_port > 0 || record.origin == Origin::Strata)
+        .map(|p| {
+            let protocol = match p.protocol() {
+                cri::Protocol::Tcp => Protocol::Tcp,
+                cri::Protocol::Udp => Protocol::Udp,
+                cri::Protocol::Sctp => Protocol::Sctp,
+            };
+            PortMapping::parse(&p.host_ip, p.host_port.into(), p.container_port.into(), protocol)
+        })
+        .collect::<Result<_>>()?;
+    let netns = record.namespaces.net.as_ref().ok_or_else(|| Error::internal("a network without a namespace"))?;
+    Ok(AttachRequest {
+        pod_id: record.id.clone(),
+        owner: format!("{}/{}", metadata.namespace, metadata.name),
+        netns: netns.into(),
+        hostname: hostname(record),
+        ports,
+    })
+}
+
+/// Refuses what makes no sense, before anything is made.
+fn check(request: &PodRequest) -> Result<()> {
+    let config = &request.config;
+    let metadata = config.metadata.as_ref().ok_or_else(|| Error::invalid("the pod's metadata are missing"))?;
+    if metadata.name.is_empty() || metadata.uid.is_empty() {
+        return Err(Error::invalid("the pod's metadata need a name and a uid"));
+    }
+    if !["", "strata"].contains(&request.handler.as_str()) {
+        return Err(Error::invalid(format!(
+            "no runtime handler {:?}: the node has only \"strata\"; check the RuntimeClass",
+            request.handler
+        )));
+    }
+    let hostname = &config.hostname;
+    if hostname.len() > 64 || hostname.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
+        return Err(Error::invalid(format!("hostname {hostname:?}: must have at most 64 bytes and no blanks")));
+    }
+    let Some(linux) = &config.linux else { return Ok(()) };
+    let parent = linux.cgroup_parent.trim_end_matches('/');
+    if !parent.is_empty() && !plain_cgroup(parent) {
+        return Err(Error::invalid(format!(
+            "cgroup_parent {parent:?}: must be an absolute path; set cgroupDriver: cgroupfs in the kubelet"
+        )));
+    }
+    let options = namespace_options(config);
+    if [options.network(), options.ipc()].contains(&cri::NamespaceMode::Container) {
+        return Err(Error::invalid("network and IPC namespaces are the pod's or the node's, never a container's"));
+    }
+    if options.pid() == cri::NamespaceMode::Target {
+        return Err(Error::invalid("a pod has no target for its PID namespace"));
+    }
+    match &options.userns_options {
+        Some(user) if user.mode() != cri::NamespaceMode::Node => Err(Error::unimplemented(
+            "user namespaces for pods are not built yet; leave hostUsers unset or true",
+        )),
+        _ => Ok(()),
+    }
+}

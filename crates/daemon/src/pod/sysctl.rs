@@ -1,0 +1,91 @@
+//! Kernel parameters of a pod's own namespaces (kubernetes.io, "Using sysctls in a Kubernetes Cluster").
+
+use crate::error::{Error, Result};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+/// Checked parameters: a path below /proc/sys, a value.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Sysctls(Vec<(PathBuf, String)>);
+
+/// In the IPC namespace (ipc_namespaces(7)).
+const IPC: [&str; 8] = [
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+];
+
+impl Sysctls {
+    /// Checks names: each must belong to a namespace that the pod has of its own.
+    ///
+    /// # Errors
+    /// [`InvalidArgument`](crate::error::Kind::InvalidArgument), naming the parameter.
+    pub(crate) fn new(asked: &HashMap<String, String>, own_net: bool, own_ipc: bool) -> Result<Self> {
+        let mut all = Vec::new();
+        for (name, value) in asked {
+            let dotted = name.replace('/', ".");
+            let parts: Vec<&str> = dotted.split('.').collect();
+            if parts.iter().any(|p| p.is_empty()) || dotted.contains('\0') || value.contains('\0') {
+                return Err(Error::invalid(format!("sysctl {name:?} is no name of a kernel parameter")));
+            }
+            let (own, which) = if dotted.starts_with("net.") {
+                (own_net, "network")
+            } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
+                (own_ipc, "IPC")
+            } else {
+                return Err(Error::invalid(format!(
+                    "sysctl {name} is not of a namespace: it would change the whole node; set it on the node"
+                )));
+            };
+            if !own {
+                return Err(Error::invalid(format!(
+                    "sysctl {name} is not allowed: the pod uses the node's {which} namespace"
+                )));
+            }
+            // Interface names may hold dots, which only the form with slashes can say.
+            let path: PathBuf = if name.contains('/') { name.split('/').collect() } else { parts.iter().collect() };
+            all.push((path, value.clone()));
+        }
+        all.sort();
+        Ok(Self(all))
+    }
+
+    /// Writes them for this thread's namespaces.
+    pub(crate) fn apply(&self) -> Result<()> {
+        for (path, value) in &self.0 {
+            let path = PathBuf::from("/proc/sys").join(path);
+            std::fs::write(&path, value).map_err(|e| {
+                Error::invalid(format!("sysctl {} cannot be set to {value:?}: {e}", path.display()))
+            })?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(name: &str, net: bool, ipc: bool) -> Result<Sysctls> {
+        Sysctls::new(&[(name.to_owned(), "1".to_owned())].into(), net, ipc)
+    }
+
+    #[test]
+    fn only_the_pods_own_parameters_are_taken() {
+        assert!(of("net.ipv4.ip_forward", true, false).is_ok());
+        assert!(of("net/ipv4/conf/eth0.1/forwarding", true, true).is_ok());
+        assert!(of("kernel.shm_rmid_forced", true, true).is_ok());
+        assert!(of("fs.mqueue.msg_max", true, true).is_ok());
+        for bad in ["net.ipv4.ip_forward", "kernel.sem"] {
+            assert!(of(bad, false, false).is_err(), "{bad}");
+        }
+        for bad in ["kernel.panic", "vm.swappiness", "", "net..x", "net.../x", "../x", "net/../../vm/x"] {
+            assert!(of(bad, true, true).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Taking a pod apart, whatever is left of it. Every step is fine with there being nothing to do, so that it can be repeated
+//! until all have succeeded.
+
+use super::record::PodRecord;
+use super::{Pod, files, namespaces, short};
+use crate::error::{Error, Result};
+use crate::net::{DetachRequest, Provider};
+use crate::node::Node;
+use crate::tasks::blocking;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+use strata_cgroup::Group;
+use strata_wire::Request;
+
+/// How long a shim may take to kill everything and leave.
+const SHUTDOWN: Duration = Duration::from_secs(15);
+
+/// Pauses between attempts to pay what a discarded pod owes.
+const RETRY: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(15), Duration::from_secs(60)];
+
+impl Node {
+    /// Where a pod's sockets, pins and files are.
+    pub(crate) fn pod_dir(&self, id: &str) -> PathBuf {
+        self.config.state.join("pods").join(id)
+    }
+
+    /// A cgroup by its name.
+    pub(crate) fn group(&self, name: &str) -> Result<Group> {
+        self.cgroups.group(name).map_err(|e| Error::invalid(e.to_string()))
+    }
+
+    /// The cgroup that shims live in, outside every pod's.
+    pub(crate) fn shim_cgroup(&self) -> Result<String> {
+        let name = format!("{}/shims", self.config.cgroup.root);
+        self.group(&name)?.create().map_err(|e| Error::internal(format!("cgroup {name}: {e}")))?;
+        Ok(name)
+    }
+
+    /// Who attached a pod; `None` if nobody has to.
+    pub(crate) fn provider_of(&self, record: &PodRecord) -> Result<Option<Arc<dyn Provider>>> {
+        let Some(name) = &record.network.provider else { return Ok(None) };
+        [&self.network, &self.bridge].into_iter().find(|p| p.name() == name).cloned().map(Some).ok_or_else(|| {
+            Error::precondition(format!(
+                "pod {} was attached by the network {name:?}, which is not configured any more",
+                short(&record.id)
+            ))
+        })
+    }
+
+    /// Kills what runs, gives back the network, lets go of namespaces, cgroups and files. The record and the containers'
+    /// writable layers stay.
+    pub(crate) async fn take_down(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        if let Some(shim) = pod.shim() {
+            if let Err(e) = shim.done(Request::Shutdown, SHUTDOWN).await {
+                tracing::warn!(pod = short(pod.id()), error = %e, "shim did not shut down; killing what is left");
+            }
+            pod.set_shim(None);
+        }
+        let (node, own) = (self.clone(), pod.clone());
+        blocking(move || node.kill_groups(&own)).await?;
+        self.detach(pod).await?;
+        let (node, own) = (self.clone(), pod.clone());
+        blocking(move || node.remove_leftovers(&own)).await
+    }
+
+    async fn detach(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        let record = pod.record();
+        let Some(provider) = self.provider_of(&record)?.filter(|_| record.network.owed) else { return Ok(()) };
+        let request = DetachRequest {
+            pod_id: record.id.clone(),
+            netns: record.namespaces.net.as_ref().map(PathBuf::from).filter(|p| p.exists()),
+            attachment: record.network.attachment.clone(),
+        };
+        provider.detach(request).await.map_err(|e| e.context(format!("network of pod {}", short(&record.id))))?;
+        pod.edit(|r| {
+            r.network.owed = false;
+            r.network.attachment = None;
+        });
+        Ok(())
+    }
+
+    /// Kills everything below a pod's cgroups, without its shim's help.
+    fn kill_groups(&self, pod: &Pod) -> Result<()> {
+        for name in self.groups_of(pod) {
+            let group = self.group(&name)?;
+            if group.exists() {
+                group.kill().map_err(|e| Error::internal(e.to_string()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn groups_of(&self, pod: &Pod) -> Vec<String> {
+        let record = pod.record();
+        let containers = self.containers.of_pod(pod.id());
+        let mut names: Vec<String> = containers.iter().map(|c| c.record().cgroup.clone()).collect();
+        names.push(format!("{}/{}", record.cgroup_parent, record.id));
+        if record.owns_cgroup {
+            names.push(record.cgroup_parent);
+        }
+        names
+    }
+
+    fn remove_leftovers(&self, pod: &Pod) -> Result<()> {
+        for name in self.groups_of(pod) {
+            self.group(&name)?.remove().map_err(|e| Error::internal(e.to_string()))?;
+        }
+        namespaces::release(&pod.record().namespaces);
+        remove_state_dir(pod.state_dir())
+    }
+
+    /// Takes a pod apart for good, record and containers included; what fails is tried again in the background.
+    pub(crate) async fn discard_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
+        if let Err(e) = self.try_discard(pod).await {
+            tracing::warn!(pod = short(pod.id()), error = %e, "pod cannot be taken apart yet; trying again");
+            let (node, pod) = (self.clone(), pod.clone());
+            tokio::spawn(async move {
+                for pause in RETRY.iter().chain(std::iter::repeat(&RETRY[RETRY.len() - 1])) {
+                    tokio::time::sleep(*pause).await;
+                    match node.try_discard(&pod).await {
+                        Ok(()) => return,
+                        Err(e) => tracing::debug!(pod = short(pod.id()), error = %e, "still not taken apart"),
+                    }
+                }
+            });
+        }
+    }
+
+    async fn try_discard(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
+        self.take_down(pod).await?;
+        for container in self.containers.of_pod(pod.id()) {
+            self.forget_container(&container).await?;
+        }
+        let (store, id) = (self.store.clone(), pod.id().to_owned());
+        blocking(move || Ok(store.remove_pod(&id)?)).await?;
+        self.pods.forget(pod.id());
+        Ok(())
+    }
+}
+
+/// Removes a pod's directory below the state directory, with what is mounted in it.
+pub(crate) fn remove_state_dir(dir: &Path) -> Result<()> {
+    files::unmount_shm(dir);
+    match std::fs::remove_dir_all(dir) {
+        Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+            Err(Error::internal(format!("remove {}: {e}", dir.display())))
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,307 @@
+//! Finding everything again: after a restart of stratad, and after a reboot.
+//!
+//! ```text
+//!   records ─▶ pods, containers (state unknown) ─▶ serving begins
+//!                 │ each pod by itself, within a bound
+//!                 ├ same boot, shim answers   its word, and the exits that it left
+//!                 ├ same boot, no shim        the pod has died with it
+//!                 ├ another boot              running: exited 255 Unknown; created: discarded; network given back
+//!                 └ half made or half gone    taken apart
+//! ```
+
+use crate::container::record::{ContainerRecord, Exit};
+use crate::container::state::{Change as ContainerChange, ContainerState};
+use crate::container::{Container, Live};
+use crate::error::{Error, Result};
+use crate::ids::{is_id, now};
+use crate::net::Attachment;
+use crate::node::Node;
+use crate::pod::record::{self, PodRecord};
+use crate::pod::state::{Change, PodState};
+use crate::pod::{Pod, short, teardown};
+use crate::request::Origin;
+use crate::shim::{Connected, Shim};
+use crate::tasks::blocking;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use strata_store::RecordKind;
+use strata_wire::Request;
+use strata_wire::state::Phase;
+
+/// What Kubernetes expects of a container whose end nobody has seen.
+const UNKNOWN: i32 = 255;
+
+impl Node {
+    /// Reads the records and begins to recover each pod; returns when everything can be listed.
+    ///
+    /// # Errors
+    /// If a record cannot be read, or the network's claims cannot be restored.
+    pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
+        let (node, pods) = {
+            let node = self.clone();
+            let pods = blocking(move || node.load()).await?;
+            (self.clone(), pods)
+        };
+        self.recover_networks(&pods).await?;
+        self.remove_strangers(&pods);
+        for pod in pods {
+            let node = node.clone();
+            tokio::spawn(async move {
+                let bound = Duration::from_secs(node.config.limits.recovery_timeout);
+                if tokio::time::timeout(bound, node.recover_pod(&pod)).await.is_err() {
+                    tracing::error!(pod = short(pod.id()), "recovery takes too long; the pod is given up");
+                    node.pod_lost(&pod).await;
+                }
+                pod.settle();
+            });
+        }
+        Ok(())
+    }
+
+    fn load(&self) -> Result<Vec<Arc<Pod>>> {
+        let mut pods = HashMap::new();
+        for (id, bytes) in self.store.pods()? {
+            let record: PodRecord = parse("pod", &id, &bytes)?;
+            if record.version > record::VERSION {
+                return Err(newer("pod", &id));
+            }
+            let pod = Pod::new(record, self.pod_dir(&id), false);
+            self.pods.insert(pod.clone());
+            pods.insert(id, pod);
+        }
+        for (id, _, json) in self.store.containers()? {
+            let record: ContainerRecord = parse("container", &id, json.get().as_bytes())?;
+            if record.version > crate::container::record::VERSION {
+                return Err(newer("container", &id));
+            }
+            match pods.get(&record.pod_id) {
+                Some(pod) => self.load_container(pod, record)?,
+                // Its pod was removed before it was, which a power cut in between makes possible.
+                None => self.store.remove_container(&id)?,
+            }
+        }
+        Ok(pods.into_values().collect())
+    }
+
+    fn load_container(&self, pod: &Arc<Pod>, record: ContainerRecord) -> Result<()> {
+        if let Some(name) = &record.extras.name {
+            self.containers.reserve(name, &record.id)?;
+        }
+        let exit = self.store.record(RecordKind::Exit, &record.id)?;
+        let exit: Option<Exit> = exit.map(|b| parse("exit of container", &record.id, &b)).transpose()?;
+        let live = match exit {
+            Some(exit) if exit.run == record.runs => {
+                let started_at = exit.started_at;
+                Live { exit: Some(exit), started_at, ..Live::at(ContainerState::Exited) }
+            }
+            _ => Live::at(ContainerState::Unknown),
+        };
+        self.containers.insert(Container::new(pod.clone(), record, live));
+        Ok(())
+    }
+
+    /// Restores who has which address, before the first pod is attached.
+    async fn recover_networks(&self, pods: &[Arc<Pod>]) -> Result<()> {
+        let mut live: HashMap<String, Vec<(String, Attachment)>> = HashMap::new();
+        for pod in pods {
+            let record = pod.record();
+            if let (Some(provider), Some(attachment)) = (record.network.provider, record.network.attachment)
+                && record.boot_id == self.boot_id
+            {
+                live.entry(provider).or_default().push((record.id, attachment));
+            }
+        }
+        let same = self.network.name() == self.bridge.name();
+        for provider in [Some(&self.bridge), (!same).then_some(&self.network)].into_iter().flatten() {
+            let own = live.remove(provider.name()).unwrap_or_default();
+            if let Err(e) = provider.recover(own).await {
+                tracing::error!(network = provider.name(), error = %e, "the network cannot be restored");
+            }
+        }
+        Ok(())
+    }
+
+    /// State directories of pods that no record names: a shim may live in one whose creation was cut off.
+    fn remove_strangers(self: &Arc<Self>, pods: &[Arc<Pod>]) {
+        let dir = self.config.state.join("pods");
+        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            if !is_id(&name) || pods.iter().any(|p| p.id() == name) {
+                continue;
+            }
+            let node = self.clone();
+            tokio::spawn(async move {
+                if let Err(e) = node.remove_stranger(&name).await {
+                    tracing::warn!(pod = short(&name), error = %e, "what is left of a half-made pod cannot be removed");
+                }
+            });
+        }
+    }
+
+    async fn remove_stranger(&self, id: &str) -> Result<()> {
+        let dir = self.pod_dir(id);
+        if let Ok(Connected { shim, .. }) = Shim::connect(&dir, id).await {
+            shim.done(Request::Shutdown, crate::shim::PROMPT).await?;
+        }
+        let group = self.group(&format!("{}/pods/{id}", self.config.cgroup.root))?;
+        let netns = self.config.network.netns_dir.join(format!("strata-{id}"));
+        blocking(move || {
+            let fail = |e: strata_cgroup::Error| Error::internal(e.to_string());
+            group.kill().and_then(|()| group.remove()).map_err(fail)?;
+            let text = |p: std::path::PathBuf| Some(p.to_string_lossy().into_owned());
+            crate::pod::namespaces::release(&strata_wire::plan::PodNamespaces {
+                net: text(netns),
+                ipc: text(dir.join("ipc")),
+                uts: text(dir.join("uts")),
+            });
+            teardown::remove_state_dir(&dir)
+        })
+        .await
+    }
+
+    async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
+        let record = pod.record();
+        if matches!(record.state, PodState::Creating | PodState::Discarding) {
+            let _ = pod.change(Change::Discarding);
+            return self.discard_pod(pod).await;
+        }
+        if record.boot_id != self.boot_id {
+            return self.recover_from_reboot(pod).await;
+        }
+        match Shim::connect(pod.state_dir(), pod.id()).await {
+            Ok(Connected { shim, containers, events }) => {
+                pod.set_shim(Some(shim));
+                self.reconcile(pod, &containers).await;
+                if record.state == PodState::Ready {
+                    tokio::spawn(self.clone().watch_pod(pod.clone(), events));
+                } else if let Err(e) = self.take_down(pod).await {
+                    tracing::warn!(pod = short(pod.id()), error = %e, "a stop that was cut off cannot be ended");
+                }
+            }
+            Err(e) => {
+                if record.state == PodState::Ready {
+                    tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim is gone");
+                }
+                self.pod_lost(pod).await;
+            }
+        }
+    }
+
+    /// The machine has been down: nothing runs, and what was owed still is.
+    async fn recover_from_reboot(self: &Arc<Self>, pod: &Arc<Pod>) {
+        for container in self.containers.of_pod(pod.id()) {
+            if container.state() == ContainerState::Exited {
+                continue;
+            }
+            let record = container.record();
+            if record.runs == 0 && record.origin == Origin::Kubernetes {
+                if let Err(e) = self.forget_container(&container).await {
+                    tracing::warn!(container = short(container.id()), error = %e, "cannot be discarded");
+                }
+                continue;
+            }
+            let exit = Exit {
+                run: record.runs,
+                code: if record.runs == 0 { 0 } else { UNKNOWN },
+                reason: "Unknown".into(),
+                message: "the node was restarted while the container ran".into(),
+                finished_at: now(),
+                ..Exit::default()
+            };
+            self.ended(&container, exit).await;
+        }
+        if let Err(e) = self.take_down(pod).await {
+            tracing::warn!(pod = short(pod.id()), error = %e, "what the pod owes is still owed; stopping it tries again");
+        }
+        let _ = pod.change(Change::Lost);
+        if let Err(e) = self.put_pod(pod).await {
+            tracing::warn!(pod = short(pod.id()), error = %e, "the pod's record cannot be written");
+        }
+    }
+
+    /// Brings containers in line with what their shim says.
+    pub(crate) async fn reconcile(
+        self: &Arc<Self>,
+        pod: &Arc<Pod>,
+        told: &[strata_wire::state::ContainerState],
+    ) {
+        for container in self.containers.of_pod(pod.id()) {
+            if !matches!(
+                container.state(),
+                ContainerState::Unknown | ContainerState::Created | ContainerState::Running
+            ) {
+                continue;
+            }
+            let changed = match told.iter().find(|t| t.id == container.id()) {
+                None => {
+                    self.declare_dead(&container, "its shim does not know it any more").await;
+                    continue;
+                }
+                Some(t) => match (t.phase, &t.exit) {
+                    (Phase::Exited, Some(exit)) => {
+                        self.container_exited(exit).await;
+                        continue;
+                    }
+                    (Phase::Created, _) if container.state() == ContainerState::Unknown => {
+                        container.change(ContainerChange::Created, |live| live.pid = t.pid)
+                    }
+                    (Phase::Running | Phase::Exited, _) if container.state() != ContainerState::Running => container
+                        .change(ContainerChange::Started, |live| {
+                            (live.pid, live.started_at) = (t.pid, t.started_at);
+                        }),
+                    _ => continue,
+                },
+            };
+            if let Err(e) = changed {
+                tracing::warn!(container = short(container.id()), error = %e, "state");
+            }
+            self.read_frozen(&container);
+        }
+        self.remove_unknown(pod, told).await;
+    }
+
+    fn read_frozen(&self, container: &Container) {
+        let frozen = self.group(&container.record().cgroup).ok().and_then(|g| g.is_frozen().ok());
+        if frozen == Some(true) {
+            container.adjust(|live| live.paused = true);
+        }
+    }
+
+    /// Containers that the shim has and no record names: their creation was cut off.
+    async fn remove_unknown(&self, pod: &Arc<Pod>, told: &[strata_wire::state::ContainerState]) {
+        let parent = pod.record().cgroup_parent;
+        for stranger in told.iter().filter(|t| self.containers.get(&t.id).is_none()) {
+            let Some(shim) = pod.shim() else { return };
+            let removed = shim.done(Request::Remove { id: stranger.id.clone() }, crate::shim::PROMPT).await;
+            if let Err(e) = removed {
+                tracing::warn!(container = short(&stranger.id), error = %e, "half-made container cannot be removed");
+            }
+        }
+        // The shim may not have come to know of one whose cgroup was made.
+        let known: Vec<String> = self.containers.of_pod(pod.id()).iter().map(|c| c.id().to_owned()).collect();
+        let Ok(group) = self.group(&parent) else { return };
+        for child in group.children() {
+            if is_id(&child) && child != pod.id() && !known.contains(&child)
+                && let Ok(group) = group.child(&child)
+            {
+                let removed = blocking(move || {
+                    group.kill().and_then(|()| group.remove()).map_err(|e| Error::internal(e.to_string()))
+                });
+                if let Err(e) = removed.await {
+                    tracing::warn!(cgroup = child, error = %e, "cgroup of a half-made container cannot be removed");
+                }
+            }
+        }
+    }
+}
+
+fn parse<T: serde::de::DeserializeOwned>(what: &str, id: &str, bytes: &[u8]) -> Result<T> {
+    serde_json::from_slice(bytes).map_err(|e| {
+        Error::new(crate::error::Kind::DataLoss, format!("record of {what} {id} cannot be read: {e}; move it out of the root"))
+    })
+}
+
+fn newer(what: &str, id: &str) -> Error {
+    Error::precondition(format!("{what} {id} was written by a newer stratad; upgrade this one"))
+}

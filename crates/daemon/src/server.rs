@@ -1,0 +1,61 @@
+//! The gRPC server: CRI and the debug service on one unix socket.
+
+use crate::cri::image::ImageService;
+use crate::cri::runtime::RuntimeService;
+use crate::debug::DebugService;
+use crate::error::{Error, Result};
+use crate::node::Node;
+use crate::notify;
+use std::future::Future;
+use std::path::Path;
+use std::sync::Arc;
+use strata_api::cri::image_service_server::ImageServiceServer;
+use strata_api::cri::runtime_service_server::RuntimeServiceServer;
+use strata_api::debug::debug_server::DebugServer;
+use strata_sys::durable;
+use strata_sys::path::short_path;
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+
+/// What the kubelet sends and takes at most.
+const MAX_MESSAGE: usize = 16 << 20;
+
+/// Serves until `stop` ends.
+pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {
+    let path = node.config.socket.clone();
+    let listener = listen(&path)?;
+    let runtime = RuntimeServiceServer::new(RuntimeService::new(node.clone()))
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE);
+    let image = ImageServiceServer::new(ImageService::new(node.clone())).max_decoding_message_size(MAX_MESSAGE);
+    let debug = DebugServer::new(DebugService::new(node)).max_decoding_message_size(MAX_MESSAGE);
+    let server = tonic::transport::Server::builder().add_service(runtime).add_service(image).add_service(debug);
+    tracing::info!(socket = %path.display(), version = env!("CARGO_PKG_VERSION"), "serving");
+    if let Err(e) = notify::notify("READY=1") {
+        tracing::warn!(error = %e, "the service manager cannot be told that stratad is ready");
+    }
+    let served = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await;
+    let _ = std::fs::remove_file(&path);
+    served.map_err(|e| Error::internal(format!("server: {e}")))
+}
+
+/// Binds the socket for root only. What an earlier daemon left under its name is replaced: the lock on the root says that
+/// nobody else is there.
+fn listen(path: &Path) -> Result<UnixListener> {
+    let fail = |e: &dyn std::fmt::Display| Error::internal(format!("socket {}: {e}", path.display()));
+    let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+        return Err(fail(&"must be an absolute path of a file"));
+    };
+    durable::mkdir_all(parent, 0o711).map_err(|e| fail(&e))?;
+    let dir = durable::open_dir(parent).map_err(|e| fail(&e))?;
+    strata_sys::path::remove_at(&dir, name, false).map_err(|e| fail(&e))?;
+    // Bound beside and renamed: clients never meet a socket that does not listen yet.
+    let beside = std::ffi::OsString::from(format!(".{}.new", name.to_string_lossy()));
+    strata_sys::path::remove_at(&dir, &beside, false).map_err(|e| fail(&e))?;
+    let listener = UnixListener::bind(short_path(&dir, &beside)).map_err(|e| fail(&e))?;
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::set_permissions(short_path(&dir, &beside), std::fs::Permissions::from_mode(0o600))
+        .map_err(|e| fail(&e))?;
+    durable::rename(&dir, &beside, &dir, name).map_err(|e| fail(&e))?;
+    Ok(listener)
+}
