@@ -13,14 +13,7 @@ use strata_wire::message::{Failure, FailureKind};
 const ROUNDS: usize = 4;
 
 impl Shim {
-    pub(crate) fn attach(
-        &mut self,
-        owed: Owed,
-        id: &str,
-        stdin: bool,
-        stdout: bool,
-        stderr: bool,
-    ) -> Result<(), Failure> {
+    pub(crate) fn attach(&mut self, owed: Owed, id: &str, mut wanted: Attachment) -> Result<(), Failure> {
         let number = self.find(id)?;
         let container = self.containers.get_mut(&number).ok_or_else(|| unknown(id))?;
         if container.state().is_none() {
@@ -29,19 +22,20 @@ impl Shim {
         }
         let tty = container.plan.stdio.tty;
         let exited = container.exit_code();
-        let stdin = stdin && container.plan.stdio.stdin;
-        if stdin && container.first_attached.is_none() {
+        wanted.container = number;
+        wanted.stdin &= container.plan.stdio.stdin;
+        if wanted.stdin && container.first_attached.is_none() {
             container.first_attached = Some(owed.conn);
         }
         let Some(conn) = self.conns.get_mut(&owed.conn) else { return Ok(()) };
         conn.send(owed.request, Reply::Attached { tty }, Vec::new());
         // The client may have sent its first frames with the request.
         let role = std::mem::replace(&mut conn.role, Role::Rpc(strata_wire::frame::Decoder::default()));
-        let input = match role {
+        wanted.input = match role {
             Role::Rpc(decoder) => decoder.into_rest(),
             Role::Attached(before) => before.input,
         };
-        conn.role = Role::Attached(Attachment { container: number, stdin, stdout, stderr, input });
+        conn.role = Role::Attached(wanted);
         if let Some(code) = exited {
             conn.send_frame(&AttachFrame::Exit(code));
         }
@@ -68,32 +62,25 @@ impl Shim {
         let Role::Attached(attachment) = &mut conn.role else { return };
         let Some(container) = self.containers.get_mut(&attachment.container) else { return };
         let mut at = 0;
-        while !container.streams.input_full() {
+        loop {
             match AttachFrame::decode(&attachment.input[at..]) {
                 Ok(Some((frame, n))) => {
                     at += n;
-                    match frame {
-                        AttachFrame::Stdin(data) if attachment.stdin => container.streams.push_input(&data),
-                        AttachFrame::StdinEof if attachment.stdin && container.input_ends_with(id) => {
-                            container.streams.end_input();
-                        }
-                        AttachFrame::Resize { rows, cols } => {
-                            if let Some(terminal) = container.streams.terminal() {
-                                let _ = strata_sys::tty::set_size(terminal, rows, cols);
-                            }
-                        }
-                        // The shim's own kinds mean nothing from a client.
-                        _ => {}
-                    }
+                    container.take_frame(id, frame, attachment.stdin);
                 }
                 Ok(None) => break,
                 Err(_) => return self.close(id),
             }
+            if container.streams.input_full() {
+                container.streams.write_input(&self.poll, attachment.container);
+            }
+            if container.streams.input_full() {
+                break;
+            }
         }
         attachment.input.drain(..at);
-        let full = container.streams.input_full();
         container.streams.write_input(&self.poll, attachment.container);
-        conn.pause(full && container.streams.input_full());
+        conn.pause(container.streams.input_full());
     }
 
     /// A container can take more input: clients that wait go on.
@@ -116,7 +103,35 @@ impl Shim {
         self.input_writable(id);
     }
 
-    /// A container has output: to the log, and to whoever is attached.
+    /// A container has output. A client that is waited for holds it back, but not its end: what is left in the pipe
+    /// then is not much, and epoll would report it for ever.
+    pub(crate) fn output_ready(&mut self, id: u32, stream: Stream, gone: bool, buffer: &mut [u8]) {
+        if !gone && self.held_back(id) {
+            if let Some(container) = self.containers.get_mut(&id) {
+                container.streams.hold(&self.poll, id, true);
+            }
+            return;
+        }
+        self.output(id, stream, buffer);
+    }
+
+    fn held_back(&self, id: u32) -> bool {
+        self.conns.values().any(|conn| conn.holds_back(id))
+    }
+
+    /// Clients may have taken what held a container's output back.
+    pub(crate) fn release_output(&mut self) {
+        let held: Vec<u32> =
+            self.containers.iter().filter(|(_, c)| c.streams.held()).map(|(id, _)| *id).collect();
+        for id in held {
+            let release = !self.held_back(id);
+            if let Some(container) = self.containers.get_mut(&id).filter(|c| release || c.draining()) {
+                container.streams.hold(&self.poll, id, false);
+            }
+        }
+    }
+
+    /// Takes output: to the log, and to whoever is attached.
     pub(crate) fn output(&mut self, id: u32, stream: Stream, buffer: &mut [u8]) {
         // Bounded, so that one talkative container does not keep the loop from the others; what is left makes epoll
         // report again.

@@ -25,6 +25,8 @@ pub(crate) struct Attachment {
     pub(crate) stdin: bool,
     pub(crate) stdout: bool,
     pub(crate) stderr: bool,
+    /// The container's output waits for it.
+    pub(crate) wait: bool,
     /// Received and not yet decoded.
     pub(crate) input: Vec<u8>,
 }
@@ -73,7 +75,7 @@ impl Conn {
         }
     }
 
-    /// Queues attach frames; a client that is too far behind is told and cut off.
+    /// Queues attach frames; a client that is too far behind is told and cut off, unless it is waited for.
     pub(crate) fn send_frame(&mut self, frame: &AttachFrame) {
         if self.closing {
             return;
@@ -82,7 +84,8 @@ impl Conn {
             self.closing = true;
             return;
         }
-        if self.queued > MAX_LAG {
+        let waited_for = matches!(&self.role, Role::Attached(a) if a.wait);
+        if self.queued > MAX_LAG && !waited_for {
             // What has been begun must be ended, or the client could not read the word that says so.
             self.out.truncate(1);
             let mut lagged = Vec::new();
@@ -95,6 +98,12 @@ impl Conn {
         frame.encode(&mut bytes);
         self.queue(bytes, Vec::new());
         self.closing |= matches!(frame, AttachFrame::Exit(_));
+    }
+
+    /// Whether output of this container is to wait until the client has taken more.
+    pub(crate) fn holds_back(&self, container: u32) -> bool {
+        let attached = matches!(&self.role, Role::Attached(a) if a.wait && a.container == container);
+        attached && !self.closing && self.queued > MAX_LAG / 4
     }
 
     fn queue(&mut self, bytes: Vec<u8>, fds: Vec<OwnedFd>) {

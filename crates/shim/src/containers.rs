@@ -112,6 +112,21 @@ impl Container {
         self.plan.stdio.stdin_once && self.first_attached == Some(client)
     }
 
+    /// Takes what an attached client has sent.
+    pub(crate) fn take_frame(&mut self, client: u32, frame: AttachFrame, stdin: bool) {
+        match frame {
+            AttachFrame::Stdin(data) if stdin => self.streams.push_input(&data),
+            AttachFrame::StdinEof if stdin && self.input_ends_with(client) => self.streams.end_input(),
+            AttachFrame::Resize { rows, cols } => {
+                if let Some(terminal) = self.streams.terminal() {
+                    let _ = strata_sys::tty::set_size(terminal, rows, cols);
+                }
+            }
+            // The shim's own kinds mean nothing from a client.
+            _ => {}
+        }
+    }
+
     pub(crate) fn exit_code(&self) -> Option<i32> {
         self.exit.as_ref().filter(|_| matches!(self.stage, Stage::Exited)).map(|exit| exit.exit_code)
     }

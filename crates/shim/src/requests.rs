@@ -1,6 +1,6 @@
 //! Requests, and their replies.
 
-use crate::conn::Role;
+use crate::conn::{Attachment, Role};
 use crate::shim::{Owed, Shim};
 use rustix::io::Errno;
 use std::os::fd::OwnedFd;
@@ -89,8 +89,9 @@ impl Shim {
             }
             Request::ReopenLog { id } => self.reopen_log(&id).map(|()| Some(Reply::Ok)),
             Request::Resize { id, rows, cols } => self.resize(&id, rows, cols).map(|()| Some(Reply::Ok)),
-            Request::Attach { id, stdin, stdout, stderr } => {
-                self.attach(owed, &id, stdin, stdout, stderr).map(|()| None)
+            Request::Attach { id, stdin, stdout, stderr, wait } => {
+                let wanted = Attachment { container: 0, stdin, stdout, stderr, wait, input: Vec::new() };
+                self.attach(owed, &id, wanted).map(|()| None)
             }
             Request::Shutdown => {
                 self.begin_shutdown(Some(owed));

@@ -142,10 +142,10 @@ impl Shim {
             Token::Container(id) => self.container_reported(id),
             Token::Exec(id) => self.exec_reported(id),
             Token::Stdout(id) => {
-                self.output(id, Stream::Stdout, buffer);
+                self.output_ready(id, Stream::Stdout, ready.gone, buffer);
                 self.input_writable(id);
             }
-            Token::Stderr(id) => self.output(id, Stream::Stderr, buffer),
+            Token::Stderr(id) => self.output_ready(id, Stream::Stderr, ready.gone, buffer),
             Token::Stdin(id) if ready.gone => self.input_refused(id),
             Token::Stdin(id) => self.input_writable(id),
         }
@@ -247,6 +247,7 @@ impl Shim {
             }
         }
         over.into_iter().for_each(|id| self.close(id));
+        self.release_output();
     }
 
     pub(crate) fn close(&mut self, id: u32) {

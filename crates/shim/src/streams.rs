@@ -24,6 +24,8 @@ pub(crate) struct Streams {
     terminal: Option<OwnedFd>,
     input: VecDeque<u8>,
     close_when_written: bool,
+    /// Output is not read for now.
+    held: bool,
     pub(crate) log: Option<Log>,
 }
 
@@ -120,6 +122,23 @@ impl Streams {
         Some(&[])
     }
 
+    /// Stops or resumes reading output.
+    pub(crate) fn hold(&mut self, poll: &Poll, id: u32, held: bool) {
+        self.held = held;
+        if let Some(fd) = &self.terminal {
+            let _ = poll.change(fd, Token::Stdout(id), !held, !self.input.is_empty());
+        }
+        for (fd, token) in [(&self.stdout, Token::Stdout(id)), (&self.stderr, Token::Stderr(id))] {
+            if let Some(fd) = fd {
+                let _ = poll.change(fd, token, !held, false);
+            }
+        }
+    }
+
+    pub(crate) fn held(&self) -> bool {
+        self.held
+    }
+
     /// Whether all output has ended.
     pub(crate) fn ended(&self) -> bool {
         self.terminal.is_none() && self.stdout.is_none() && self.stderr.is_none()
@@ -181,7 +200,7 @@ impl Streams {
         }
         let waiting = !self.input.is_empty();
         if self.terminal.is_some() {
-            let _ = poll.change(fd, Token::Stdout(id), true, waiting);
+            let _ = poll.change(fd, Token::Stdout(id), !self.held, waiting);
         } else if self.close_when_written && !waiting {
             self.stdin = None;
         } else {

@@ -153,7 +153,7 @@ fn requests_that_make_no_sense_are_refused() {
         Request::Signal { id: id(), signal: 9, all: true },
         Request::ReopenLog { id: id() },
         Request::Resize { id: id(), rows: 1, cols: 1 },
-        Request::Attach { id: id(), stdin: true, stdout: true, stderr: true },
+        Request::Attach { id: id(), stdin: true, stdout: true, stderr: true, wait: false },
     ] {
         client.fails_with(request, FailureKind::NotFound);
     }

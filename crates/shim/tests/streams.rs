@@ -113,6 +113,16 @@ fn a_client_that_waited_goes_on() {
     }
     attached.send(&AttachFrame::StdinEof);
     assert_eq!(attached.until_end(), (format!("{}\n", 4 * MAX_PAYLOAD), String::new(), 0));
+    // All at once, with the end right behind what fills the shim's own store.
+    let mut plan = pod.script("c2", "wc -c");
+    (plan.stdio.stdin, plan.stdio.stdin_once) = (true, true);
+    client.run(&plan);
+    let mut attached = pod.client().attach("c2", true);
+    let mut bytes = Vec::new();
+    AttachFrame::Stdin(vec![b'x'; MAX_PAYLOAD]).encode(&mut bytes);
+    AttachFrame::StdinEof.encode(&mut bytes);
+    std::io::Write::write_all(&mut attached.socket, &bytes).unwrap();
+    assert_eq!(attached.until_end(), (format!("{MAX_PAYLOAD}\n"), String::new(), 0));
 }
 
 #[test]
@@ -207,6 +217,37 @@ fn a_terminal_takes_input_sizes_and_ends() {
     assert_eq!(code, 137);
     client.exited("c1");
     assert!(pod.log("c1").iter().any(|l| l.starts_with("stdout F hello") || l.contains("[hello]")));
+}
+
+#[test]
+fn output_waits_for_a_client_that_asks_for_it() {
+    let Some(pod) = Pod::new() else { return };
+    let mut client = pod.client();
+    client.subscribe();
+    for (id, tty) in [("c1", false), ("c2", true)] {
+        let mut plan = pod.script(id, "read go; yes 0123456789abcde | head -n 262144; echo end; exit 3");
+        plan.stdio.stdin = true;
+        plan.stdio.tty = tty;
+        client.create(&plan);
+        let mut slow = pod.client().attach_waited_for(id, true);
+        client.start(id);
+        slow.type_in("go\n");
+        std::thread::sleep(Duration::from_millis(300));
+        assert_eq!(client.container(id).exit, None, "it waits with most of its 4 MiB unwritten");
+        let (out, _, code) = slow.until_end();
+        assert_eq!((out.matches("abcde").count(), code), (262_144, 3));
+        assert!(out.ends_with(if tty { "end\r\n" } else { "end\n" }));
+        client.exited(id);
+    }
+    // It goes on without the client, too.
+    let mut plan = pod.script("c3", "yes 0123456789abcde | head -n 262144");
+    plan.stdio.log_path = None;
+    client.create(&plan);
+    let leaving = pod.client().attach_waited_for("c3", false);
+    client.start("c3");
+    std::thread::sleep(Duration::from_millis(100));
+    drop(leaving);
+    assert_eq!(client.exited("c3").exit_code, 0);
 }
 
 #[test]

@@ -5,7 +5,8 @@
 //!   shim ─▶ client   Stdout(bytes) · Stderr(bytes) · Exit(code) · Lagged
 //! ```
 //!
-//! The log never waits for an attached client: one that is more than [`MAX_LAG`] behind gets `Lagged` and is cut off.
+//! Output and log never wait for an attached client that did not ask for it (`wait` in [`crate::Request::Attach`]): one
+//! that is more than [`MAX_LAG`] behind gets `Lagged` and is cut off.
 
 /// How far an attached client may fall behind, in bytes.
 pub const MAX_LAG: usize = 1 << 20;

@@ -87,6 +87,11 @@ pub enum Request {
         stdout: bool,
         /// Whether it wants stderr.
         stderr: bool,
+        /// Whether the container's output waits for this client, as a program waits for a pipe's reader: for whoever
+        /// runs a container in the foreground. Other clients are cut off when they lag
+        /// ([`MAX_LAG`](crate::attach::MAX_LAG)).
+        #[serde(default)]
+        wait: bool,
     },
     /// Kills everything, answers, and leaves.
     Shutdown,

@@ -196,8 +196,17 @@ impl Client {
     }
 
     /// Turns this connection into an attach session.
-    pub fn attach(mut self, id: &str, stdin: bool) -> Attached {
-        let request = Request::Attach { id: id.into(), stdin, stdout: true, stderr: true };
+    pub fn attach(self, id: &str, stdin: bool) -> Attached {
+        self.attach_as(id, stdin, false)
+    }
+
+    /// Turns it into one that the container's output waits for.
+    pub fn attach_waited_for(self, id: &str, stdin: bool) -> Attached {
+        self.attach_as(id, stdin, true)
+    }
+
+    fn attach_as(mut self, id: &str, stdin: bool, wait: bool) -> Attached {
+        let request = Request::Attach { id: id.into(), stdin, stdout: true, stderr: true, wait };
         let reply = self.call(request);
         assert!(matches!(reply, Reply::Attached { .. }), "{reply:?}");
         Attached { socket: self.socket, input: self.decoder.into_rest() }
