@@ -33,8 +33,10 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
             "cannot attach stdin to a TTY-enabled container because stdin is not a terminal",
         ));
     }
-    let foreground =
-        Foreground::begin(&to, Wanted { stdin, stdout: true, stderr: true, detach_keys, redraw: true })
-            .await?;
+    let foreground = Foreground::begin(
+        &to,
+        Wanted { stdin, stdout: true, stderr: true, wait: false, detach_keys, redraw: true },
+    )
+    .await?;
     Ok(foreground.follow(&mut client, args.sig_proxy).await?.code())
 }

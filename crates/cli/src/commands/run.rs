@@ -95,6 +95,7 @@ fn wanted(args: &Args) -> Result<Option<Wanted>> {
         stdin,
         stdout: all || has("stdout"),
         stderr: all || has("stderr"),
+        wait: true,
         detach_keys,
         redraw: false,
     }))

@@ -79,5 +79,9 @@ async fn begin(args: &Args, to: &PrepareAttachResponse) -> Result<Foreground> {
         return Err(Error::local("the input device is not a TTY"));
     }
     let detach_keys = detach::parse(&args.detach_keys).map_err(Error::Local)?;
-    Foreground::begin(to, Wanted { stdin, stdout: true, stderr: true, detach_keys, redraw: false }).await
+    Foreground::begin(
+        to,
+        Wanted { stdin, stdout: true, stderr: true, wait: true, detach_keys, redraw: false },
+    )
+    .await
 }

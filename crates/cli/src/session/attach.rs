@@ -23,6 +23,8 @@ pub(crate) struct Wanted {
     pub(crate) stdout: bool,
     /// Show error output.
     pub(crate) stderr: bool,
+    /// Let the container's output wait for this session rather than lose it.
+    pub(crate) wait: bool,
     /// The keys that leave a terminal's session.
     pub(crate) detach_keys: Vec<u8>,
     /// Make a program that draws its screen only when its size changes draw it for this session.
@@ -55,8 +57,8 @@ impl Session {
     /// Attaches.
     pub(crate) async fn begin(to: &PrepareAttachResponse, wanted: Wanted) -> Result<Self> {
         let mut shim = Shim::connect(&to.socket).await?;
-        let Wanted { stdin, stdout, stderr, .. } = wanted;
-        let request = Request::Attach { id: to.container_id.clone(), stdin, stdout, stderr };
+        let Wanted { stdin, stdout, stderr, wait, .. } = wanted;
+        let request = Request::Attach { id: to.container_id.clone(), stdin, stdout, stderr, wait };
         match shim.call(request, &[]).await? {
             (Reply::Attached { tty }, _) => {
                 let (stream, received) = shim.into_stream();

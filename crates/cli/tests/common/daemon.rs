@@ -167,7 +167,12 @@ impl Debug for Daemon {
         let plan = ExecPlan {
             container_id: ID.into(),
             exec_id: "e1".into(),
-            process: Process { args: r.command, ..Process::default() },
+            process: Process {
+                args: r.command,
+                cwd: "/".into(),
+                env: vec!["PATH=/bin".into()],
+                ..Process::default()
+            },
             tty: r.tty,
             tty_size: (r.tty_rows > 0)
                 .then(|| (r.tty_rows.try_into().unwrap(), r.tty_cols.try_into().unwrap())),
