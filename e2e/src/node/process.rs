@@ -15,7 +15,8 @@ pub fn runs(pid: i32) -> bool {
 
 /// Every process whose command line names something below `dir`: its ID and command line.
 pub fn naming(dir: &Path) -> Vec<(i32, String)> {
-    let needle = dir.display().to_string();
+    // With the slash: one node's directory may have another's name as its beginning.
+    let needle = format!("{}/", dir.display());
     let own = i32::try_from(std::process::id()).unwrap_or(0);
     std::fs::read_dir("/proc")
         .into_iter()
