@@ -208,11 +208,7 @@ impl Provider for Bridge {
     }
 
     fn detach(&self, request: DetachRequest) -> BoxFuture<'_, Result<()>> {
-        async move {
-            let what = |e: Error| e.context(format!("network of pod {}", request.pod_id));
-            self.disconnect(&request.pod_id).await.map_err(what)
-        }
-        .boxed()
+        async move { self.disconnect(&request.pod_id).await }.boxed()
     }
 
     fn recover(&self, live: Vec<(String, Attachment)>) -> BoxFuture<'_, Result<()>> {
