@@ -1,0 +1,243 @@
+//! CRI's ImageService.
+
+use crate::error::{Error, Kind, Result};
+use crate::ids::now;
+use crate::images::PullRequest;
+use crate::node::Node;
+use crate::request::Origin;
+use crate::tasks::blocking;
+use serde_json::json;
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use strata_api::cri;
+use strata_oci::Reference;
+use strata_oci::config::chain_ids;
+use strata_store::Image;
+use tonic::{Request, Response, Status};
+
+/// How many images one message of a streamed list holds: far below the size that gRPC clients take.
+const CHUNK: usize = 200;
+
+/// Serves ImageService.
+#[derive(Debug)]
+pub(crate) struct ImageService {
+    node: Arc<Node>,
+}
+
+impl ImageService {
+    /// The service of a node.
+    pub(crate) fn new(node: Arc<Node>) -> Self {
+        Self { node }
+    }
+
+    fn list(&self, filter: Option<&cri::ImageFilter>) -> Result<Vec<cri::Image>> {
+        let wanted = filter.and_then(|f| f.image.as_ref()).map(|i| i.image.as_str()).filter(|i| !i.is_empty());
+        let images = match wanted {
+            None => self.node.store.images(),
+            Some(name) => self.find(name)?.into_iter().collect(),
+        };
+        let kept = kept_images(&self.node);
+        Ok(images.iter().map(|i| cri_image(i, &kept)).collect())
+    }
+
+    /// The image that a text means; absence is an answer.
+    fn find(&self, what: &str) -> Result<Option<Arc<Image>>> {
+        match self.node.images.resolve(what) {
+            Ok(image) => Ok(Some(image)),
+            Err(e) if e.kind() == Kind::NotFound => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    async fn remove(&self, what: &str) -> Result<()> {
+        let Some(image) = self.find(what)? else { return Ok(()) };
+        let name = name_of(&image, what);
+        let (store, node, what) = (self.node.store.clone(), self.node.clone(), what.to_owned());
+        let removed = blocking(move || {
+            let in_use = |users: &[String]| in_use(&node, &what, users);
+            Ok(store.remove_image(&image.id, name.as_deref(), false, in_use)?)
+        });
+        match removed.await {
+            Err(e) if e.kind() != Kind::NotFound => Err(e),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// The name that a text is, if the image has it: then only that is taken away, and otherwise all of them.
+fn name_of(image: &Image, what: &str) -> Option<String> {
+    let name = Reference::parse(what).ok()?.to_string();
+    image.repo_tags.contains(&name).then_some(name)
+}
+
+/// Says which containers keep an image.
+fn in_use(node: &Node, what: &str, users: &[String]) -> String {
+    let names: Vec<String> = users
+        .iter()
+        .map(|id| {
+            let name = node.containers.get(id).map(|c| format!(" ({})", c.name())).unwrap_or_default();
+            format!("{}{name}", crate::pod::short(id))
+        })
+        .collect();
+    let s = if names.len() == 1 { "" } else { "s" };
+    format!("image {what} is in use by container{s} {}; remove them first", names.join(", "))
+}
+
+/// The images of containers that the kubelet does not see: it would take them for unused.
+fn kept_images(node: &Node) -> HashSet<String> {
+    let infos = node.container_infos().into_iter().filter(|i| i.origin() == Origin::Strata);
+    infos.map(|i| i.record.image_id.clone()).collect()
+}
+
+fn cri_image(image: &Image, kept: &HashSet<String>) -> cri::Image {
+    let id = image.id.to_string();
+    let (uid, username) = user(&image.config.config.user);
+    cri::Image {
+        pinned: image.irreplaceable() || kept.contains(&id),
+        id,
+        repo_tags: image.repo_tags.clone(),
+        repo_digests: image.repo_digests.clone(),
+        // An image may hold no bytes, but CRI wants none without a size.
+        size: image.size.max(image.content_size),
+        uid,
+        username,
+        spec: None,
+    }
+}
+
+/// `user[:group]` as CRI tells it apart: a number, a name, or neither for root.
+fn user(text: &str) -> (Option<cri::Int64Value>, String) {
+    let user = text.split(':').next().unwrap_or_default();
+    match user.parse::<u32>() {
+        Ok(uid) => (Some(cri::Int64Value { value: uid.into() }), String::new()),
+        Err(_) => (None, user.to_owned()),
+    }
+}
+
+fn verbose(image: &Image) -> HashMap<String, String> {
+    let layers: Vec<_> = image
+        .layers
+        .iter()
+        .map(|l| json!({ "diffID": l.diff_id, "key": l.key, "size": l.size, "blob": l.blob.digest }))
+        .collect();
+    let info = json!({
+        "chainID": chain_ids(&image.config.rootfs.diff_ids).last(),
+        "imageSpec": image.config,
+        "manifest": image.manifest.digest,
+        "layers": layers,
+        "size": image.size,
+        "contentSize": image.content_size,
+    });
+    [("info".to_owned(), info.to_string())].into()
+}
+
+fn name(image: Option<&cri::ImageSpec>) -> Result<&str, Status> {
+    match image.map(|i| i.image.as_str()) {
+        Some(name) if !name.is_empty() => Ok(name),
+        _ => Err(Error::invalid("no image is named: set image.image").into()),
+    }
+}
+
+fn fs_usage(mountpoint: &str, bytes: u64, inodes: u64) -> cri::FilesystemUsage {
+    cri::FilesystemUsage {
+        timestamp: now(),
+        fs_id: Some(cri::FilesystemIdentifier { mountpoint: mountpoint.to_owned() }),
+        used_bytes: Some(cri::UInt64Value { value: bytes }),
+        inodes_used: Some(cri::UInt64Value { value: inodes }),
+    }
+}
+
+type Chunks = tokio_stream::Iter<std::vec::IntoIter<Result<cri::StreamImagesResponse, Status>>>;
+
+#[tonic::async_trait]
+impl cri::image_service_server::ImageService for ImageService {
+    async fn list_images(
+        &self,
+        request: Request<cri::ListImagesRequest>,
+    ) -> Result<Response<cri::ListImagesResponse>, Status> {
+        let images = self.list(request.get_ref().filter.as_ref())?;
+        Ok(Response::new(cri::ListImagesResponse { images }))
+    }
+
+    type StreamImagesStream = Chunks;
+
+    async fn stream_images(
+        &self,
+        request: Request<cri::StreamImagesRequest>,
+    ) -> Result<Response<Self::StreamImagesStream>, Status> {
+        let images = self.list(request.get_ref().filter.as_ref())?;
+        let chunks: Vec<_> =
+            images.chunks(CHUNK).map(|c| Ok(cri::StreamImagesResponse { images: c.to_vec() })).collect();
+        Ok(Response::new(tokio_stream::iter(chunks)))
+    }
+
+    async fn image_status(
+        &self,
+        request: Request<cri::ImageStatusRequest>,
+    ) -> Result<Response<cri::ImageStatusResponse>, Status> {
+        let request = request.get_ref();
+        let Some(image) = self.find(name(request.image.as_ref())?)? else {
+            return Ok(Response::new(cri::ImageStatusResponse::default()));
+        };
+        let info = if request.verbose { verbose(&image) } else { HashMap::new() };
+        let image = Some(cri_image(&image, &kept_images(&self.node)));
+        Ok(Response::new(cri::ImageStatusResponse { image, info }))
+    }
+
+    async fn pull_image(
+        &self,
+        request: Request<cri::PullImageRequest>,
+    ) -> Result<Response<cri::PullImageResponse>, Status> {
+        let request = request.into_inner();
+        let reference = name(request.image.as_ref())?.to_owned();
+        // The kubelet sends empty credentials where it has none.
+        let auth = request.auth.filter(|a| *a != cri::AuthConfig::default());
+        // Not in a task of its own: a client that goes away gives its place up, and the last one ends the pull.
+        let outcome = self.node.images.pull(PullRequest { reference, auth, platform: None }, None).await?;
+        let image_ref = outcome.image.id.to_string();
+        Ok(Response::new(cri::PullImageResponse { image_ref }))
+    }
+
+    async fn remove_image(
+        &self,
+        request: Request<cri::RemoveImageRequest>,
+    ) -> Result<Response<cri::RemoveImageResponse>, Status> {
+        self.remove(name(request.get_ref().image.as_ref())?).await?;
+        Ok(Response::new(cri::RemoveImageResponse {}))
+    }
+
+    async fn image_fs_info(
+        &self,
+        _: Request<cri::ImageFsInfoRequest>,
+    ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
+        let store = self.node.store.clone();
+        let usage = blocking(move || Ok(store.fs_usage())).await?;
+        // One mount point for both: the kubelet takes two as two file systems.
+        let root = self.node.store.root().to_string_lossy().into_owned();
+        Ok(Response::new(cri::ImageFsInfoResponse {
+            image_filesystems: vec![fs_usage(&root, usage.image_bytes, usage.image_inodes)],
+            container_filesystems: vec![fs_usage(&root, usage.container_bytes, usage.container_inodes)],
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn users_are_numbers_or_names() {
+        let number = |n| Some(cri::Int64Value { value: n });
+        assert_eq!(user(""), (None, String::new()));
+        assert_eq!(user("0"), (number(0), String::new()));
+        assert_eq!(user("1000:app"), (number(1000), String::new()));
+        assert_eq!(user("nobody:nogroup"), (None, "nobody".into()));
+    }
+
+    #[test]
+    fn an_image_must_be_named() {
+        assert!(name(None).is_err() && name(Some(&cri::ImageSpec::default())).is_err());
+        let spec = cri::ImageSpec { image: "busybox".into(), ..Default::default() };
+        assert_eq!(name(Some(&spec)).unwrap(), "busybox");
+    }
+}
