@@ -124,6 +124,11 @@ async fn oversized_manifests_are_not_read() {
     assert_eq!(error.kind(), Kind::ResourceExhausted);
     assert!(error.to_string().contains("larger than"), "{error}");
     assert_eq!(announced.seen().len(), 1);
+    let unannounced = Server::start(|_, _| manifest().body(vec![b' '; MAX_SIZE + 1]).unannounced()).await;
+    let error = quick().manifest(&image(&unannounced), "v1", None).await.unwrap_err();
+    assert_eq!(error.kind(), Kind::ResourceExhausted);
+    let exact = Server::start(|_, _| manifest().body(vec![b' '; MAX_SIZE]).unannounced()).await;
+    assert_eq!(quick().manifest(&image(&exact), "v1", None).await.unwrap().bytes.len(), MAX_SIZE);
 }
 
 #[tokio::test]
@@ -212,6 +217,9 @@ async fn blobs_of_another_size_are_refused() {
     let error = read_blob(&quick(), &server).await.unwrap_err();
     assert_eq!(error.kind(), Kind::DataLoss);
     assert!(error.to_string().contains("1000 bytes, but the manifest says 1200000"), "{error}");
+    let server = Server::start(|_, _| Answer::new(200).body(&blob().0).unannounced()).await;
+    let error = quick().blob_bytes(&image(&server), &blob().1, 10, None).await.unwrap_err();
+    assert!(error.kind() == Kind::DataLoss && error.to_string().contains("more than"), "{error}");
     let empty = Digest::sha256_of(b"");
     let server = Server::start(|_, _| Answer::new(200)).await;
     assert_eq!(quick().blob_bytes(&image(&server), &empty, 0, None).await.unwrap(), b"");

@@ -36,6 +36,7 @@ pub(super) struct Answer {
     body: Vec<u8>,
     length: Option<usize>,
     hang: bool,
+    unannounced: bool,
 }
 
 impl Answer {
@@ -62,6 +63,12 @@ impl Answer {
     /// Says nothing more after the body, and keeps the connection.
     pub(super) fn hang(mut self) -> Self {
         self.hang = true;
+        self
+    }
+
+    /// Says no length: the body ends with the connection.
+    pub(super) fn unannounced(mut self) -> Self {
+        self.unannounced = true;
         self
     }
 
@@ -116,7 +123,11 @@ async fn serve(stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Vec<Req
         for (name, value) in &answer.headers {
             head.push_str(&format!("{name}: {value}\r\n"));
         }
-        head.push_str(&format!("content-length: {}\r\n\r\n", answer.length.unwrap_or(answer.body.len())));
+        if !answer.unannounced {
+            let length = answer.length.unwrap_or(answer.body.len());
+            head.push_str(&format!("content-length: {length}\r\n"));
+        }
+        head.push_str("\r\n");
         let written = [head.as_bytes(), &answer.body].concat();
         if stream.write_all(&written).await.is_err() {
             return;
@@ -124,7 +135,7 @@ async fn serve(stream: TcpStream, handler: Arc<Handler>, seen: Arc<Mutex<Vec<Req
         if answer.hang {
             std::future::pending::<()>().await;
         }
-        if answer.length.is_some() {
+        if answer.length.is_some() || answer.unannounced {
             return;
         }
     }

@@ -8,6 +8,7 @@ use rtnetlink::packet_route::link::LinkAttribute;
 use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 use strata_sys::ns;
 
@@ -25,7 +26,7 @@ async fn interfaces() -> Vec<String> {
 }
 
 fn ruleset() -> String {
-    let run = || std::process::Command::new("nft").args(["list", "ruleset"]).output().unwrap();
+    let run = || Command::new("nft").args(["list", "ruleset"]).output().unwrap();
     String::from_utf8(inside(None, run).stdout).unwrap()
 }
 
@@ -52,8 +53,7 @@ fn pods_reach_each_other_the_node_and_the_world() {
         }
         if Path::new("/usr/bin/busybox").exists() {
             let target = ip(&b);
-            let ping =
-                move || std::process::Command::new("busybox").args(["ping", "-c1", "-W2", &target]).output();
+            let ping = move || Command::new("busybox").args(["ping", "-c1", "-W2", &target]).output();
             assert!(inside(Some(&in_a), ping).unwrap().status.success());
         }
         assert_eq!(bridge.status(), NetworkStatus::ready());
@@ -97,10 +97,35 @@ fn ports_of_the_node() {
         assert!(!ruleset().contains(&ip(&a)) && ruleset().contains(&ip(&b)), "{}", ruleset());
 
         // Somebody flushes everything: the next pod with ports brings it back, the others' too.
-        inside(None, || std::process::Command::new("nft").args(["flush", "ruleset"]).status()).unwrap();
+        inside(None, || Command::new("nft").args(["flush", "ruleset"]).status()).unwrap();
         assert!(ask(world, NODE, 9090).is_err());
         net.pod(&bridge, "dddddddddddd", &[tcp("", 8080, 80)]).await.unwrap();
         assert_eq!(ask(world, NODE, 9090).unwrap(), format!("b {WORLD}"));
+    });
+}
+
+#[test]
+fn pods_do_not_reach_the_nodes_loopback() {
+    if !has_nft() || !Path::new("/usr/sbin/ip").exists() {
+        println!("skipped: needs nft and ip");
+        return;
+    }
+    alone(|net| async move {
+        let bridge = bridge("10.88.0.0/16");
+        net.pod(&bridge, "aaaaaaaaaaaa", &[]).await.unwrap();
+        let pod = net.dir.path().join("aaaaaaaaaaaa");
+        let script = "ip addr del 127.0.0.1/8 dev lo && echo 1 > /proc/sys/net/ipv4/conf/eth0/route_localnet \
+            && ip route add 127.0.0.0/8 via 10.88.0.1 src 10.88.0.2";
+        let sh = |script: &'static str| {
+            move || Command::new("sh").args(["-c", script]).status().unwrap().success()
+        };
+        assert!(inside(Some(&pod), sh(script)), "a pod that may change its routes");
+        let listener = TcpListener::bind("127.0.0.1:83").unwrap();
+        std::thread::spawn(move || listener.accept().unwrap().0.write_all(b"secret").unwrap());
+        assert!(ask(Some(&pod), "127.0.0.1", 83).is_err());
+        // It is the guard that keeps it out.
+        assert!(inside(None, sh("nft flush chain ip strata-strata0 guard")));
+        assert_eq!(ask(Some(&pod), "127.0.0.1", 83).unwrap(), "secret");
     });
 }
 
