@@ -31,7 +31,8 @@ impl ImageService {
     }
 
     fn list(&self, filter: Option<&cri::ImageFilter>) -> Result<Vec<cri::Image>> {
-        let wanted = filter.and_then(|f| f.image.as_ref()).map(|i| i.image.as_str()).filter(|i| !i.is_empty());
+        let wanted =
+            filter.and_then(|f| f.image.as_ref()).map(|i| i.image.as_str()).filter(|i| !i.is_empty());
         let images = match wanted {
             None => self.node.store.images(),
             Some(name) => self.find(name)?.into_iter().collect(),

@@ -82,7 +82,9 @@ mod tests {
         };
         board.resolved("docker.io/library/x:latest", &Digest::sha256_of(b"m"), &[layer("a"), layer("b")]);
         let first = board.news(&mut told);
-        assert!(matches!(&first[..], [PullProgress { event: Some(Event::Resolved(r)) }] if r.layers.len() == 2));
+        assert!(
+            matches!(&first[..], [PullProgress { event: Some(Event::Resolved(r)) }] if r.layers.len() == 2)
+        );
         assert!(board.news(&mut told).is_empty());
         board.layer(1, State::Downloading, 3);
         board.layer(1, State::Downloading, 7);

@@ -87,7 +87,10 @@ impl Fetch {
         match parse(&manifest)? {
             Document::Manifest(parsed) => Ok(Resolved::new(pulled, parsed, manifest)),
             Document::Index(_) => {
-                let why = format!("index {pulled} leads to another index, {}; push the image again", manifest.digest);
+                let why = format!(
+                    "index {pulled} leads to another index, {}; push the image again",
+                    manifest.digest
+                );
                 Err(Error::new(Kind::DataLoss, why))
             }
         }
@@ -134,7 +137,9 @@ impl Fetch {
             return Ok(());
         }
         let wanted = &self.platform;
-        let why = format!("the image is for {own}, not for {wanted}; to have it all the same, pull it with --platform {own}");
+        let why = format!(
+            "the image is for {own}, not for {wanted}; to have it all the same, pull it with --platform {own}"
+        );
         Err(Error::precondition(why))
     }
 
@@ -152,7 +157,8 @@ impl Fetch {
             permits: &permits,
         };
         let all = manifest.layers.iter().zip(&config.rootfs.diff_ids).enumerate();
-        let fetched = try_join_all(all.map(|(place, (blob, diff_id))| layers.fetch(place, blob, diff_id))).await?;
+        let fetched =
+            try_join_all(all.map(|(place, (blob, diff_id))| layers.fetch(place, blob, diff_id))).await?;
         Ok(fetched.contains(&true))
     }
 

@@ -136,7 +136,8 @@ impl Seat {
 }
 
 fn ended(outcome: Outcome) -> Result<PullOutcome> {
-    outcome.unwrap_or_else(|| Err(Error::new(Kind::Internal, "the pull ended without a result; this is a bug")))
+    outcome
+        .unwrap_or_else(|| Err(Error::new(Kind::Internal, "the pull ended without a result; this is a bug")))
 }
 
 impl Drop for Seat {

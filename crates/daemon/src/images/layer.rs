@@ -70,7 +70,8 @@ impl Layers<'_> {
         self.board.layer(place, State::Downloading, 0);
         let stream = self.registry.blob(self.reference, &blob.digest, blob.size, self.auth).await?;
         let (feed, reader) = bridge();
-        let (fed, ingested) = tokio::join!(pump(stream, feed), self.ingest(place, blob, diff_id, Some(reader)));
+        let (fed, ingested) =
+            tokio::join!(pump(stream, feed), self.ingest(place, blob, diff_id, Some(reader)));
         // Where the transfer failed, the reader only saw that it was given up.
         fed.and(ingested)
     }
@@ -93,7 +94,9 @@ impl Layers<'_> {
             let source = LayerSource { blob: &blob, diff_id: &diff_id };
             match reader {
                 Some(mut reader) => store.ingest_layer(&lease, source, &mut reader, &progress),
-                None => store.unpack_blob(&lease, source, &|_| board.layer(place, State::Extracting, blob.size)),
+                None => {
+                    store.unpack_blob(&lease, source, &|_| board.layer(place, State::Extracting, blob.size))
+                }
             }
         };
         let done = tokio::task::spawn_blocking(work).await;
