@@ -77,6 +77,9 @@ impl Group {
     /// compares how often the group was killed with how often its parent's was, and kills a child that differs (seen on
     /// Linux 6.18).
     pub fn kill_now(&self) -> Result<()> {
+        if self.procs()?.is_empty() {
+            return Ok(());
+        }
         if let Some(dir) = self.v2_dir() {
             // Linux 5.14. All processes of a container are in the unified hierarchy too, unless an older daemon made it.
             match file::write(&dir.join("cgroup.kill"), "1") {

@@ -259,7 +259,8 @@ impl Node {
         for warning in left_out {
             self.warn_once(&warning);
         }
-        let made = group.create().and_then(|()| group.apply(&limits));
+        // Anew: into a group that has been killed no process can be born (strata_cgroup, `kill_now`).
+        let made = group.remove().and_then(|()| group.create()).and_then(|()| group.apply(&limits));
         made.map_err(|e| {
             let _ = group.remove();
             match e {
