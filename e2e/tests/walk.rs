@@ -12,7 +12,7 @@ fn file(node: &Node, name: &str, value: &Value) -> String {
 }
 
 fn pod_file(node: &Node, name: &str) -> String {
-    let logs = node.dir("logs").join(name).display().to_string();
+    let logs = node.log_directory(name);
     let metadata = json!({ "name": name, "uid": format!("{name}-uid"), "namespace": "walk", "attempt": 1 });
     let labels = json!({ "app": name });
     file(
@@ -60,9 +60,9 @@ fn pods_and_containers() {
         assert_eq!(status["labels"]["tier"], "front");
         assert!(status["logPath"].as_str().unwrap().ends_with("/web/shell.log"), "{status}");
 
-        let exec = node.crictl(&["exec", "-s", &id, "sh", "-c", "hostname; echo err >&2; exit 3"]);
-        assert!(exec.stdout.starts_with("web\n"), "{exec}");
-        assert!(exec.clone().fails().contains("err"), "{exec}");
+        node.crictl(&["exec", "-s", &id, "sh", "-c", "hostname; echo err >&2"]).ok().has(&["web\n", "err\n"]);
+        let failed = node.crictl(&["exec", "-s", &id, "sh", "-c", "exit 3"]).fails();
+        assert!(failed.contains("exited with 3"), "{failed}");
         let stats = node.crictl(&["stats", "-o", "json", &id]).ok().json();
         assert_eq!(stats["stats"][0]["attributes"]["id"], id.as_str());
         let memory: u64 = number(&stats["stats"][0]["memory"]["workingSetBytes"]["value"]);

@@ -10,6 +10,7 @@ use tonic::{Response, Status};
 
 /// A pod's configuration with the least that the kubelet sends.
 pub fn pod(node: &Node, name: &str) -> PodSandboxConfig {
+    let logs = node.log_directory(name);
     PodSandboxConfig {
         metadata: Some(cri::PodSandboxMetadata {
             name: name.into(),
@@ -18,7 +19,7 @@ pub fn pod(node: &Node, name: &str) -> PodSandboxConfig {
             attempt: 0,
         }),
         hostname: name.into(),
-        log_directory: node.dir("logs").join(name).display().to_string(),
+        log_directory: logs,
         linux: Some(cri::LinuxPodSandboxConfig::default()),
         ..Default::default()
     }
@@ -52,6 +53,14 @@ pub struct LogLine {
 }
 
 impl Node {
+    /// A pod's directory for logs; the kubelet makes it too.
+    #[track_caller]
+    pub fn log_directory(&self, pod: &str) -> String {
+        let dir = self.dir("logs").join(pod);
+        std::fs::create_dir_all(&dir).unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
+        dir.display().to_string()
+    }
+
     async fn channel(&self) -> Result<Channel, Status> {
         let socket = self.socket();
         let connector = tower::service_fn(move |_: Uri| {
