@@ -147,11 +147,18 @@ fn a_container_that_cannot_be_made_leaves_nothing() {
                 node.remove_container(&id).unwrap();
             }
         }
+        // A host path is made, as other runtimes do; one that cannot be is an error that names it.
+        let missing = node.dir("volumes/made").display().to_string();
+        let blocked = node.dir("config.toml/below-a-file").display().to_string();
         let mut source = container(node, "source", "true");
-        source.mounts = vec![mount("/no/such/directory/ever", "/data")];
+        source.mounts = vec![mount(&missing, "/data"), mount(&blocked, "/more")];
         let refused = node.try_create(&pod_id, &pod, &source).unwrap_err();
-        assert!(refused.message().contains("/no/such/directory/ever"), "{refused:?}");
+        assert!(refused.message().contains(&blocked), "{refused:?}");
         assert_eq!(list(node), Vec::<String>::new());
+        source.mounts.pop();
+        let id = node.run_container(&pod_id, &pod, &source);
+        assert_eq!(node.wait_exit(&id).exit_code, 0);
+        assert!(std::path::Path::new(&missing).is_dir());
     });
 }
 
