@@ -3,13 +3,14 @@
 //! * [`images`], [`remove_image`]: pull, list, history, tag, rmi.
 //! * [`create`], [`options`], [`names`]: from a request to a pod and its one container.
 //! * [`containers`], [`sessions`]: what is done to containers, and where attach, exec and logs go.
-//! * [`inspect_container`], [`inspect_image`]: JSON as Docker shapes it.
+//! * [`inspect_container`], [`host_config`], [`inspect_image`]: JSON as Docker shapes it.
 //! * [`diff_commit`]: what a container has changed, and an image of it.
 //! * [`system`], [`usage`]: the node, its disk, its garbage.
 
 mod containers;
 mod create;
 mod diff_commit;
+mod host_config;
 mod images;
 mod inspect_container;
 mod inspect_image;

@@ -32,7 +32,7 @@ pub(super) fn info(node: &Node) -> Result<debug::InfoResponse> {
         network_message: status.message,
         warnings: node.warnings(),
         cpus: count(std::thread::available_parallelism().map_or(1, usize::from)),
-        memory: u64::from(system.totalram).saturating_mul(system.mem_unit.into()),
+        memory: system.totalram.saturating_mul(system.mem_unit.into()),
         operating_system: os_release(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
         architecture: kernel.machine().to_string_lossy().into_owned(),
         pid: i32::try_from(std::process::id()).unwrap_or(0),
