@@ -356,7 +356,8 @@ mod tests {
         // Debug output has every field's name; those that hold tables or values of an enum are keys too.
         let all = format!("{:?}", Config::default());
         let names = all
-            .split(|c: char| !(c.is_ascii_lowercase() || c == '_'))
+            .split(|c: char| !(c.is_ascii_alphabetic() || c == '_'))
+            .filter(|w| w.starts_with(|c: char| c.is_ascii_lowercase()))
             .filter(|w| all.contains(&format!("{w}: ")));
         for name in names.filter(|w| w.len() > 1) {
             let table = format!("[{name}]");

@@ -4,7 +4,7 @@ use std::fmt;
 
 /// What sort of failure it is: a subset of gRPC's codes (grpc.io, "Status codes").
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// No such pod, container, image, layer.
     NotFound,
     /// The name or key is taken by something else.
@@ -23,8 +23,6 @@ pub enum Kind {
     Unavailable,
     /// A limit was reached: no address left, an image over its limits.
     ResourceExhausted,
-    /// The caller went away.
-    Cancelled,
     /// Data on disk or from a registry is damaged.
     DataLoss,
     /// Anything else.
@@ -33,53 +31,53 @@ pub enum Kind {
 
 /// What failed, on what, and what to do next.
 #[derive(Clone, Debug)]
-pub struct Error {
+pub(crate) struct Error {
     kind: Kind,
     message: String,
 }
 
 /// The result of the daemon's operations.
-pub type Result<T, E = Error> = std::result::Result<T, E>;
+pub(crate) type Result<T, E = Error> = std::result::Result<T, E>;
 
 impl Error {
     /// An error of this kind. The message says what failed, on what, and what to do next.
-    pub fn new(kind: Kind, message: impl Into<String>) -> Self {
+    pub(crate) fn new(kind: Kind, message: impl Into<String>) -> Self {
         Self { kind, message: message.into() }
     }
 
     /// [`Kind::NotFound`]
-    pub fn not_found(message: impl Into<String>) -> Self {
+    pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(Kind::NotFound, message)
     }
 
     /// [`Kind::InvalidArgument`]
-    pub fn invalid(message: impl Into<String>) -> Self {
+    pub(crate) fn invalid(message: impl Into<String>) -> Self {
         Self::new(Kind::InvalidArgument, message)
     }
 
     /// [`Kind::FailedPrecondition`]
-    pub fn precondition(message: impl Into<String>) -> Self {
+    pub(crate) fn precondition(message: impl Into<String>) -> Self {
         Self::new(Kind::FailedPrecondition, message)
     }
 
     /// [`Kind::Unimplemented`]
-    pub fn unimplemented(message: impl Into<String>) -> Self {
+    pub(crate) fn unimplemented(message: impl Into<String>) -> Self {
         Self::new(Kind::Unimplemented, message)
     }
 
     /// [`Kind::Internal`]
-    pub fn internal(message: impl Into<String>) -> Self {
+    pub(crate) fn internal(message: impl Into<String>) -> Self {
         Self::new(Kind::Internal, message)
     }
 
     /// What sort of failure it is.
-    pub fn kind(&self) -> Kind {
+    pub(crate) fn kind(&self) -> Kind {
         self.kind
     }
 
     /// Says what was being done, in front of what failed.
     #[must_use]
-    pub fn context(self, what: impl fmt::Display) -> Self {
+    pub(crate) fn context(self, what: impl fmt::Display) -> Self {
         Self { kind: self.kind, message: format!("{what}: {}", self.message) }
     }
 }
@@ -105,7 +103,6 @@ impl From<Error> for tonic::Status {
             Kind::Unimplemented => Code::Unimplemented,
             Kind::Unavailable => Code::Unavailable,
             Kind::ResourceExhausted => Code::ResourceExhausted,
-            Kind::Cancelled => Code::Cancelled,
             Kind::DataLoss => Code::DataLoss,
             Kind::Internal => Code::Internal,
         };

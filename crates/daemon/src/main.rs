@@ -67,7 +67,8 @@ fn raise_open_files() {
 /// SIGTERM or SIGINT. Containers go on: only the daemon ends.
 async fn asked_to_stop() {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::warn!("signals cannot be watched; SIGKILL ends stratad as well as anything");
         return std::future::pending().await;
     };

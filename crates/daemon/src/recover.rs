@@ -246,10 +246,11 @@ impl Node {
                     (Phase::Created, _) if container.state() == ContainerState::Unknown => {
                         container.change(ContainerChange::Created, |live| live.pid = t.pid)
                     }
-                    (Phase::Running | Phase::Exited, _) if container.state() != ContainerState::Running => container
-                        .change(ContainerChange::Started, |live| {
+                    (Phase::Running | Phase::Exited, _) if container.state() != ContainerState::Running => {
+                        container.change(ContainerChange::Started, |live| {
                             (live.pid, live.started_at) = (t.pid, t.started_at);
-                        }),
+                        })
+                    }
                     _ => continue,
                 },
             };
@@ -282,7 +283,9 @@ impl Node {
         let known: Vec<String> = self.containers.of_pod(pod.id()).iter().map(|c| c.id().to_owned()).collect();
         let Ok(group) = self.group(&parent) else { return };
         for child in group.children() {
-            if is_id(&child) && child != pod.id() && !known.contains(&child)
+            if is_id(&child)
+                && child != pod.id()
+                && !known.contains(&child)
                 && let Ok(group) = group.child(&child)
             {
                 let removed = blocking(move || {
@@ -298,7 +301,10 @@ impl Node {
 
 fn parse<T: serde::de::DeserializeOwned>(what: &str, id: &str, bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| {
-        Error::new(crate::error::Kind::DataLoss, format!("record of {what} {id} cannot be read: {e}; move it out of the root"))
+        Error::new(
+            crate::error::Kind::DataLoss,
+            format!("record of {what} {id} cannot be read: {e}; move it out of the root"),
+        )
     })
 }
 

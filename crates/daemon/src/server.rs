@@ -27,9 +27,11 @@ pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Re
     let runtime = RuntimeServiceServer::new(RuntimeService::new(node.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);
-    let image = ImageServiceServer::new(ImageService::new(node.clone())).max_decoding_message_size(MAX_MESSAGE);
+    let image =
+        ImageServiceServer::new(ImageService::new(node.clone())).max_decoding_message_size(MAX_MESSAGE);
     let debug = DebugServer::new(DebugService::new(node)).max_decoding_message_size(MAX_MESSAGE);
-    let server = tonic::transport::Server::builder().add_service(runtime).add_service(image).add_service(debug);
+    let server =
+        tonic::transport::Server::builder().add_service(runtime).add_service(image).add_service(debug);
     tracing::info!(socket = %path.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     if let Err(e) = notify::notify("READY=1") {
         tracing::warn!(error = %e, "the service manager cannot be told that stratad is ready");

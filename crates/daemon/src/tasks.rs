@@ -19,7 +19,9 @@ pub(crate) async fn detached<T: Send + 'static>(
 }
 
 /// Runs what blocks, such as the disk, off the async threads.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T> + Send + 'static,
+) -> Result<T> {
     match tokio::task::spawn_blocking(work).await {
         Ok(result) => result,
         Err(e) => Err(Error::internal(format!("the operation ended early: {e}"))),

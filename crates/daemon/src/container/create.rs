@@ -33,7 +33,11 @@ impl Node {
     ) -> Result<String> {
         let pod = self.find_pod(pod)?;
         self.settled(&pod).await?;
-        let metadata = request.config.metadata.clone().ok_or_else(|| Error::invalid("the container's metadata are missing"))?;
+        let metadata = request
+            .config
+            .metadata
+            .clone()
+            .ok_or_else(|| Error::invalid("the container's metadata are missing"))?;
         if metadata.name.is_empty() {
             return Err(Error::invalid("the container's metadata need a name"));
         }
@@ -102,7 +106,9 @@ impl Node {
         let wanted = request.config.metadata.clone().unwrap_or_default();
         for container in self.containers.of_pod(pod.id()) {
             let record = container.record();
-            if record.config.metadata.as_ref() != Some(&wanted) || container.state() == ContainerState::Removing {
+            if record.config.metadata.as_ref() != Some(&wanted)
+                || container.state() == ContainerState::Removing
+            {
                 continue;
             }
             return if record.config == request.config && record.extras == request.extras {
@@ -161,7 +167,8 @@ impl Node {
     pub(crate) async fn put_container(&self, container: &Container, image: &Arc<Image>) -> Result<()> {
         let (store, record, image) = (self.store.clone(), container.record(), image.clone());
         blocking(move || {
-            let json = serde_json::to_vec(&*record).map_err(|e| Error::internal(format!("container record: {e}")))?;
+            let json = serde_json::to_vec(&*record)
+                .map_err(|e| Error::internal(format!("container record: {e}")))?;
             Ok(store.put_container(&record.id, &image, &json)?)
         })
         .await
@@ -208,7 +215,8 @@ impl Node {
         let context = security_context(&config);
         let user = resolve_user(&context, &extras, &defaults, &databases(view.root())?)?;
         let process = process_record(pod, &config, &extras, &defaults, &user)?;
-        let stop_signal = command::stop_signal(extras.stop_signal.as_deref(), config.stop_signal(), &defaults)?;
+        let stop_signal =
+            command::stop_signal(extras.stop_signal.as_deref(), config.stop_signal(), &defaults)?;
         let log_path = self.log_path(pod, id, &config)?;
         Ok(ContainerRecord {
             version: VERSION,
@@ -244,7 +252,10 @@ impl Node {
         let path = Path::new(directory).join(&config.log_path);
         let leaves = path.components().any(|c| c == std::path::Component::ParentDir);
         if !path.is_absolute() || leaves {
-            return Err(Error::invalid(format!("log path {}: must be absolute, without \"..\"", path.display())));
+            return Err(Error::invalid(format!(
+                "log path {}: must be absolute, without \"..\"",
+                path.display()
+            )));
         }
         Ok(Some(path.to_string_lossy().into_owned()))
     }
@@ -272,7 +283,12 @@ impl Node {
     }
 
     /// What the shim is given.
-    pub(crate) fn plan(&self, pod: &Pod, record: &ContainerRecord, snapshot: &Snapshot) -> Result<ContainerPlan> {
+    pub(crate) fn plan(
+        &self,
+        pod: &Pod,
+        record: &ContainerRecord,
+        snapshot: &Snapshot,
+    ) -> Result<ContainerPlan> {
         let config = &record.config;
         let context = security_context(config);
         check(pod, config, &context)?;
@@ -432,19 +448,28 @@ fn pid_mode(context: &cri::LinuxContainerSecurityContext) -> Result<PidMode> {
 }
 
 /// Refuses what is not built, and what the pod does not allow.
-fn check(pod: &Pod, config: &cri::ContainerConfig, context: &cri::LinuxContainerSecurityContext) -> Result<()> {
+fn check(
+    pod: &Pod,
+    config: &cri::ContainerConfig,
+    context: &cri::LinuxContainerSecurityContext,
+) -> Result<()> {
     security::check_modules(context)?;
     if !config.cdi_devices.is_empty() {
         return Err(Error::unimplemented("CDI devices are not built yet; name the device nodes instead"));
     }
     let of_pod = pod.config().linux.as_ref().and_then(|l| l.security_context.as_ref());
     if context.privileged && pod.origin() == Origin::Kubernetes && !of_pod.is_some_and(|c| c.privileged) {
-        return Err(Error::precondition("a privileged container needs a privileged pod; set it in the pod's configuration"));
+        return Err(Error::precondition(
+            "a privileged container needs a privileged pod; set it in the pod's configuration",
+        ));
     }
-    let wants_pod_pid = context.namespace_options.as_ref().is_some_and(|o| o.pid() == cri::NamespaceMode::Pod);
+    let wants_pod_pid =
+        context.namespace_options.as_ref().is_some_and(|o| o.pid() == cri::NamespaceMode::Pod);
     let has_pod_pid = of_pod.is_some() && namespace_options(pod.config()).pid() == cri::NamespaceMode::Pod;
     if wants_pod_pid && !has_pod_pid {
-        return Err(Error::invalid("the container asks for the pod's PID namespace, but the pod was made without one"));
+        return Err(Error::invalid(
+            "the container asks for the pod's PID namespace, but the pod was made without one",
+        ));
     }
     Ok(())
 }

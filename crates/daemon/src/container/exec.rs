@@ -34,7 +34,11 @@ pub(crate) struct ExecOutput {
 
 impl Node {
     /// Prepares an exec: the socket of the shim, and the plan to send it.
-    pub(crate) async fn exec_plan(self: &Arc<Self>, id: &str, request: ExecRequest) -> Result<(PathBuf, ExecPlan)> {
+    pub(crate) async fn exec_plan(
+        self: &Arc<Self>,
+        id: &str,
+        request: ExecRequest,
+    ) -> Result<(PathBuf, ExecPlan)> {
         let container = self.find_container(id)?;
         self.settled(container.pod()).await?;
         let live = container.live();
@@ -70,9 +74,8 @@ impl Node {
         // A process of a container is as likely to be killed for memory as its init.
         process.oom_score_adj = None;
         if let Some(text) = &request.user {
-            let root = Root::open(Path::new(&format!("/proc/{pid}/root"))).map_err(|_| {
-                Error::precondition(format!("container {} is not running", container.id()))
-            })?;
+            let root = Root::open(Path::new(&format!("/proc/{pid}/root")))
+                .map_err(|_| Error::precondition(format!("container {} is not running", container.id())))?;
             let found = user::Wanted::parse(text).resolve(&databases(&root)?)?;
             (process.uid, process.gid, process.groups) = (found.uid, found.gid, found.groups);
             command::put(&mut process.env, format!("HOME={}", found.home));
@@ -119,8 +122,12 @@ impl Node {
         let program = plan.process.args.first().cloned().unwrap_or_default();
         let (stdout, stdout_end) = pipe_pair()?;
         let (stderr, stderr_end) = pipe_pair()?;
-        let null = rustix::fs::open("/dev/null", rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC, rustix::fs::Mode::empty())
-            .map_err(|e| Error::internal(format!("open(/dev/null): {e}")))?;
+        let null = rustix::fs::open(
+            "/dev/null",
+            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::CLOEXEC,
+            rustix::fs::Mode::empty(),
+        )
+        .map_err(|e| Error::internal(format!("open(/dev/null): {e}")))?;
         let ended = pod.expect_exec(&exec_id);
         let fds = [null.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
         let begun = shim.call_with(Request::Exec(Box::new(plan)), &fds, BEGIN).await;
@@ -128,25 +135,36 @@ impl Node {
         drop((null, stdout_end, stderr_end));
         match begun {
             Ok((Reply::ExecStarted { .. }, _)) => {}
-            Ok((other, _)) => return Err(Error::internal(format!("the shim answered an exec with {other:?}"))),
+            Ok((other, _)) => {
+                return Err(Error::internal(format!("the shim answered an exec with {other:?}")));
+            }
             Err(e) => {
                 pod.exec_ended(&exec_id, None);
-                return Err(Error::from(e).context(format!("exec {program:?} in container {}", short(container.id()))));
+                return Err(Error::from(e)
+                    .context(format!("exec {program:?} in container {}", short(container.id()))));
             }
         }
         let limit = self.config.limits.exec_sync_output;
         let (out, err) = (Collected::default(), Collected::default());
         let reading = tokio::spawn(out.clone().read(stdout, limit));
         let reading_err = tokio::spawn(err.clone().read(stderr, limit));
-        let end = ended.await.map_err(|_| Error::new(Kind::Unavailable, "the pod's shim went away during the exec"))?;
+        let end = ended
+            .await
+            .map_err(|_| Error::new(Kind::Unavailable, "the pod's shim went away during the exec"))?;
         let both = async { tokio::join!(reading, reading_err) };
         if tokio::time::timeout(DRAIN, both).await.is_err() {
-            tracing::debug!(container = short(container.id()), "an exec left something behind that holds its output");
+            tracing::debug!(
+                container = short(container.id()),
+                "an exec left something behind that holds its output"
+            );
         }
         if end.timed_out {
             return Err(Error::new(
                 Kind::DeadlineExceeded,
-                format!("exec {program:?} in container {}: timed out after {timeout_ms} ms and was killed", short(container.id())),
+                format!(
+                    "exec {program:?} in container {}: timed out after {timeout_ms} ms and was killed",
+                    short(container.id())
+                ),
             ));
         }
         let (stdout, stderr) = (std::mem::take(&mut *out.lock()), std::mem::take(&mut *err.lock()));
@@ -185,5 +203,9 @@ impl Collected {
 pub(crate) fn of_cri(request: &cri::ExecSyncRequest) -> Result<ExecRequest> {
     let seconds = u64::try_from(request.timeout)
         .map_err(|_| Error::invalid(format!("timeout {}: must not be negative", request.timeout)))?;
-    Ok(ExecRequest { command: request.cmd.clone(), timeout_ms: seconds.saturating_mul(1000), ..ExecRequest::default() })
+    Ok(ExecRequest {
+        command: request.cmd.clone(),
+        timeout_ms: seconds.saturating_mul(1000),
+        ..ExecRequest::default()
+    })
 }

@@ -254,11 +254,6 @@ impl Containers {
         }
     }
 
-    /// Frees the name that a container had reserved.
-    pub(crate) fn release(&self, id: &str) {
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, owner| owner != id);
-    }
-
     /// The container that a person means: a whole ID, a name, or an unambiguous prefix of an ID.
     ///
     /// # Errors

@@ -63,7 +63,9 @@ impl Node {
         let id = container.id().to_owned();
         if let Some(shim) = container.pod().shim() {
             match shim.done(Request::Remove { id: id.clone() }, REMOVE).await.map_err(Error::from) {
-                Err(e) if e.kind() != Kind::NotFound => return Err(e.context(format!("container {}", short(&id)))),
+                Err(e) if e.kind() != Kind::NotFound => {
+                    return Err(e.context(format!("container {}", short(&id))));
+                }
                 _ => {}
             }
         }

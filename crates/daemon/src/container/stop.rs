@@ -7,7 +7,10 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::now;
 use crate::node::Node;
 use crate::pod::short;
+use crate::request::Origin;
 use crate::tasks::{blocking, detached};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
 use std::sync::Arc;
 use std::time::Duration;
 use strata_store::RecordKind;
@@ -17,6 +20,8 @@ use strata_wire::state::ExitRecord;
 const SIGKILL: i32 = 9;
 /// What a program that was killed exits with.
 const KILLED: i32 = 128 + SIGKILL;
+/// How long the pod of an ended container of the strata command stays up.
+const RETIRE: Duration = Duration::from_secs(2);
 /// How long a killed container may take to end: its processes may wait for a device.
 const KILL: Duration = Duration::from_secs(30);
 
@@ -153,7 +158,10 @@ impl Node {
 
     /// Declares a container dead whose end nobody has seen.
     pub(crate) async fn declare_dead(self: &Arc<Self>, container: &Arc<Container>, why: &str) {
-        if matches!(container.state(), ContainerState::Exited | ContainerState::Removing | ContainerState::Creating) {
+        if matches!(
+            container.state(),
+            ContainerState::Exited | ContainerState::Removing | ContainerState::Creating
+        ) {
             return;
         }
         let path = container.pod().state_dir().join(format!("{}.exit", container.id()));
@@ -190,10 +198,19 @@ impl Node {
             live.exit = Some(exit.clone());
         });
         match changed {
-            Ok(_) => tracing::info!(container = short(container.id()), code = exit.code, reason = exit.reason, "exited"),
+            Ok(_) => tracing::info!(
+                container = short(container.id()),
+                code = exit.code,
+                reason = exit.reason,
+                "exited"
+            ),
             Err(e) => tracing::debug!(error = %e, "exit"),
         }
-        if container.record().extras.auto_remove && exit.run > 0 {
+        let record = container.record();
+        if record.origin == Origin::Strata && exit.run > 0 && !record.extras.auto_remove {
+            tokio::spawn(self.clone().retirement(container.clone(), exit.run));
+        }
+        if record.extras.auto_remove && exit.run > 0 {
             let (removal, id) = (self.clone().removal(container.id()), container.id().to_owned());
             tokio::spawn(async move {
                 if let Err(e) = removal.await {
@@ -201,6 +218,24 @@ impl Node {
                 }
             });
         }
+    }
+}
+
+impl Node {
+    /// Gives back what the pod of an ended container of the strata command holds: its shim, its address. Clients that are
+    /// attached have the time to read the last output; a start in between keeps it.
+    fn retirement(self: Arc<Self>, container: Arc<Container>, run: u32) -> BoxFuture<'static, ()> {
+        async move {
+            tokio::time::sleep(RETIRE).await;
+            let _turn = container.turn.lock().await;
+            if container.state() != ContainerState::Exited || container.record().runs != run {
+                return;
+            }
+            if let Err(e) = self.stop_found(container.pod()).await {
+                tracing::warn!(container = short(container.id()), error = %e, "its pod cannot be stopped after its end");
+            }
+        }
+        .boxed()
     }
 }
 

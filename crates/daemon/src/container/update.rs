@@ -61,7 +61,11 @@ impl Node {
             Err(e) => {
                 let e = Error::from(e);
                 // It ended meanwhile: there is nothing more to write.
-                if e.kind() == Kind::NotFound { Ok(()) } else { Err(e.context("the log cannot be opened anew")) }
+                if e.kind() == Kind::NotFound {
+                    Ok(())
+                } else {
+                    Err(e.context("the log cannot be opened anew"))
+                }
             }
         }
     }

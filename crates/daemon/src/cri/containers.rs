@@ -16,9 +16,15 @@ pub(super) fn own(node: &Node, id: &str) -> Result<Arc<Container>> {
         return Err(Error::invalid("the container's ID is missing"));
     }
     let missing = || Error::not_found(format!("no such container: {id}"));
-    let found = node.find_container(id).map_err(|e| if e.kind() == crate::error::Kind::NotFound { missing() } else { e })?;
+    let found = node
+        .find_container(id)
+        .map_err(|e| if e.kind() == crate::error::Kind::NotFound { missing() } else { e })?;
     // Kubernetes names containers by their ID only.
-    if found.pod().origin() == Origin::Kubernetes && found.id().starts_with(id) { Ok(found) } else { Err(missing()) }
+    if found.pod().origin() == Origin::Kubernetes && found.id().starts_with(id) {
+        Ok(found)
+    } else {
+        Err(missing())
+    }
 }
 
 /// Its whole ID; `None` if it is not there.
@@ -87,10 +93,10 @@ pub(super) fn describe(container: &Container) -> cri::ContainerStatus {
         gid: process.gid.into(),
         supplemental_groups: process.groups.iter().map(|g| i64::from(*g)).collect(),
     };
-    let resources = config.linux.as_ref().map(|_| cri::ContainerResources {
-        linux: Some(linux_resources(config)),
-        windows: None,
-    });
+    let resources = config
+        .linux
+        .as_ref()
+        .map(|_| cri::ContainerResources { linux: Some(linux_resources(config)), windows: None });
     cri::ContainerStatus {
         id: record.id.clone(),
         metadata: config.metadata.clone(),

@@ -1,8 +1,8 @@
 //! CRI v1, as the kubelet speaks it: one thin method per RPC. Pods and containers of the strata command are not Kubernetes'
 //! to see.
 //!
-//! * [`image`]: ImageService.
-//! * [`runtime`]: RuntimeService; [`pods`], [`containers`], [`stats`], [`status`]: what its answers say.
+//! * `image`: ImageService.
+//! * `runtime`: RuntimeService; `pods`, `containers`, `stats`, `status`: what its answers say.
 
 mod containers;
 pub(crate) mod image;

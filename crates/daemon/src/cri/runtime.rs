@@ -32,8 +32,10 @@ type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
 const STREAMS: &str = "lists are answered whole by the RPC without Stream";
-const METRICS: &str = "pod metrics come with a later release; ListContainerStats and ListPodSandboxStats answer";
-const STREAMING: &str = "there is no streaming server; use ExecSync, or `strata exec` and `strata attach` on the node";
+const METRICS: &str =
+    "pod metrics come with a later release; ListContainerStats and ListPodSandboxStats answer";
+const STREAMING: &str =
+    "there is no streaming server; use ExecSync, or `strata exec` and `strata attach` on the node";
 
 #[tonic::async_trait]
 impl Service for RuntimeService {
@@ -62,7 +64,10 @@ impl Service for RuntimeService {
         Ok(Response::new(RunPodSandboxResponse { pod_sandbox_id }))
     }
 
-    async fn stop_pod_sandbox(&self, request: Request<StopPodSandboxRequest>) -> Answer<StopPodSandboxResponse> {
+    async fn stop_pod_sandbox(
+        &self,
+        request: Request<StopPodSandboxRequest>,
+    ) -> Answer<StopPodSandboxResponse> {
         let id = pods::own_id(&self.node, &request.into_inner().pod_sandbox_id)?;
         if let Some(id) = id {
             self.node.stop_pod(&id).await?;
@@ -89,7 +94,10 @@ impl Service for RuntimeService {
         Ok(Response::new(pods::status(&self.node, &request.pod_sandbox_id, request.verbose)?))
     }
 
-    async fn list_pod_sandbox(&self, request: Request<ListPodSandboxRequest>) -> Answer<ListPodSandboxResponse> {
+    async fn list_pod_sandbox(
+        &self,
+        request: Request<ListPodSandboxRequest>,
+    ) -> Answer<ListPodSandboxResponse> {
         let items = pods::list(&self.node, request.into_inner().filter.as_ref());
         Ok(Response::new(ListPodSandboxResponse { items }))
     }
@@ -101,9 +109,13 @@ impl Service for RuntimeService {
         Err(unbuilt("StreamPodSandboxes", STREAMS))
     }
 
-    async fn create_container(&self, request: Request<CreateContainerRequest>) -> Answer<CreateContainerResponse> {
+    async fn create_container(
+        &self,
+        request: Request<CreateContainerRequest>,
+    ) -> Answer<CreateContainerResponse> {
         let request = request.into_inner();
-        let config = request.config.ok_or_else(|| Error::invalid("the container's configuration is missing"))?;
+        let config =
+            request.config.ok_or_else(|| Error::invalid("the container's configuration is missing"))?;
         let pod = pods::own(&self.node, &request.pod_sandbox_id)?;
         let image_name = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
         let extras = Extras { image_name, ..Extras::default() };
@@ -112,7 +124,10 @@ impl Service for RuntimeService {
         Ok(Response::new(CreateContainerResponse { container_id }))
     }
 
-    async fn start_container(&self, request: Request<StartContainerRequest>) -> Answer<StartContainerResponse> {
+    async fn start_container(
+        &self,
+        request: Request<StartContainerRequest>,
+    ) -> Answer<StartContainerResponse> {
         let container = containers::own(&self.node, &request.into_inner().container_id)?;
         self.node.start_container(container.id()).await?;
         Ok(Response::new(StartContainerResponse {}))
@@ -129,23 +144,35 @@ impl Service for RuntimeService {
         Ok(Response::new(StopContainerResponse {}))
     }
 
-    async fn remove_container(&self, request: Request<RemoveContainerRequest>) -> Answer<RemoveContainerResponse> {
+    async fn remove_container(
+        &self,
+        request: Request<RemoveContainerRequest>,
+    ) -> Answer<RemoveContainerResponse> {
         if let Some(id) = containers::own_id(&self.node, &request.into_inner().container_id)? {
             gone_is_fine(self.node.remove_container(&id, true).await)?;
         }
         Ok(Response::new(RemoveContainerResponse {}))
     }
 
-    async fn list_containers(&self, request: Request<ListContainersRequest>) -> Answer<ListContainersResponse> {
+    async fn list_containers(
+        &self,
+        request: Request<ListContainersRequest>,
+    ) -> Answer<ListContainersResponse> {
         let containers = containers::list(&self.node, request.into_inner().filter.as_ref());
         Ok(Response::new(ListContainersResponse { containers }))
     }
 
-    async fn stream_containers(&self, _: Request<StreamContainersRequest>) -> Answer<Self::StreamContainersStream> {
+    async fn stream_containers(
+        &self,
+        _: Request<StreamContainersRequest>,
+    ) -> Answer<Self::StreamContainersStream> {
         Err(unbuilt("StreamContainers", STREAMS))
     }
 
-    async fn container_status(&self, request: Request<ContainerStatusRequest>) -> Answer<ContainerStatusResponse> {
+    async fn container_status(
+        &self,
+        request: Request<ContainerStatusRequest>,
+    ) -> Answer<ContainerStatusResponse> {
         let request = request.into_inner();
         let container = containers::own(&self.node, &request.container_id)?;
         Ok(Response::new(containers::status(&container, request.verbose)))
@@ -191,7 +218,10 @@ impl Service for RuntimeService {
         Err(unbuilt("PortForward", STREAMING))
     }
 
-    async fn container_stats(&self, request: Request<ContainerStatsRequest>) -> Answer<ContainerStatsResponse> {
+    async fn container_stats(
+        &self,
+        request: Request<ContainerStatsRequest>,
+    ) -> Answer<ContainerStatsResponse> {
         let container = containers::own(&self.node, &request.into_inner().container_id)?;
         let stats = Some(stats::of_container(&self.node, &container).await?);
         Ok(Response::new(ContainerStatsResponse { stats }))
@@ -212,7 +242,10 @@ impl Service for RuntimeService {
         Err(unbuilt("StreamContainerStats", STREAMS))
     }
 
-    async fn pod_sandbox_stats(&self, request: Request<PodSandboxStatsRequest>) -> Answer<PodSandboxStatsResponse> {
+    async fn pod_sandbox_stats(
+        &self,
+        request: Request<PodSandboxStatsRequest>,
+    ) -> Answer<PodSandboxStatsResponse> {
         let pod = pods::own(&self.node, &request.into_inner().pod_sandbox_id)?;
         let stats = Some(stats::of_pod(&self.node, &pod.info()).await?);
         Ok(Response::new(PodSandboxStatsResponse { stats }))
@@ -237,7 +270,10 @@ impl Service for RuntimeService {
         &self,
         _: Request<UpdateRuntimeConfigRequest>,
     ) -> Answer<UpdateRuntimeConfigResponse> {
-        Err(unbuilt("UpdateRuntimeConfig", "no network takes a pod CIDR from the kubelet; set [network] subnet"))
+        Err(unbuilt(
+            "UpdateRuntimeConfig",
+            "no network takes a pod CIDR from the kubelet; set [network] subnet",
+        ))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
@@ -251,7 +287,10 @@ impl Service for RuntimeService {
         Err(unbuilt("CheckpointContainer", "containers cannot be checkpointed"))
     }
 
-    async fn get_container_events(&self, _: Request<GetEventsRequest>) -> Answer<Self::GetContainerEventsStream> {
+    async fn get_container_events(
+        &self,
+        _: Request<GetEventsRequest>,
+    ) -> Answer<Self::GetContainerEventsStream> {
         Err(unbuilt("GetContainerEvents", "leave the kubelet's EventedPLEG feature off"))
     }
 

@@ -19,7 +19,10 @@ pub(super) fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
     ];
     let handler = |name: &str| cri::RuntimeHandler {
         name: name.into(),
-        features: Some(cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false }),
+        features: Some(cri::RuntimeHandlerFeatures {
+            recursive_read_only_mounts: true,
+            user_namespaces: false,
+        }),
     };
     cri::StatusResponse {
         status: Some(cri::RuntimeStatus { conditions }),

@@ -64,7 +64,6 @@ mod tests {
             pod_id: "p".into(),
             owner: "default/web".into(),
             netns: "/run/netns/p".into(),
-            hostname: "web".into(),
             ports: Vec::new(),
         };
         let error = cni.attach(request).await.unwrap_err();

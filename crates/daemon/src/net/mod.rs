@@ -67,8 +67,6 @@ pub(crate) struct AttachRequest {
     pub(crate) owner: String,
     /// Where its network namespace is pinned.
     pub(crate) netns: PathBuf,
-    /// Its host name.
-    pub(crate) hostname: String,
     /// Ports of the node that lead to it.
     pub(crate) ports: Vec<PortMapping>,
 }
@@ -79,7 +77,12 @@ pub(crate) struct DetachRequest {
     /// The pod's ID.
     pub(crate) pod_id: String,
     /// Where its network namespace was pinned, if it was.
+    #[allow(
+        dead_code,
+        reason = "the built-in network finds its interfaces by the pod's ID; CNI plugins need it"
+    )]
     pub(crate) netns: Option<PathBuf>,
+    #[allow(dead_code, reason = "CNI plugins are given it as prevResult")]
     /// What attaching answered; `None` if it never came that far, or nobody knows.
     pub(crate) attachment: Option<Attachment>,
 }

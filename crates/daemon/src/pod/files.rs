@@ -55,12 +55,15 @@ fn put(dir: &Path, name: &str, text: &str) -> Result<()> {
 
 /// resolv.conf(5) from what the pod says, or the host's.
 fn resolv_conf(dns: Option<&cri::DnsConfig>) -> Result<String> {
-    let Some(dns) = dns.filter(|d| !(d.servers.is_empty() && d.searches.is_empty() && d.options.is_empty())) else {
+    let Some(dns) = dns.filter(|d| !(d.servers.is_empty() && d.searches.is_empty() && d.options.is_empty()))
+    else {
         return Ok(std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default());
     };
     let words = dns.servers.iter().chain(&dns.searches).chain(&dns.options);
     if let Some(bad) = words.clone().find(|w| w.chars().any(|c| c.is_whitespace() || c.is_control())) {
-        return Err(Error::invalid(format!("DNS configuration {bad:?}: must not hold blanks or control characters")));
+        return Err(Error::invalid(format!(
+            "DNS configuration {bad:?}: must not hold blanks or control characters"
+        )));
     }
     let mut text = String::new();
     if !dns.searches.is_empty() {
@@ -113,7 +116,8 @@ mod tests {
         };
         let text = resolv_conf(Some(&dns)).unwrap();
         assert_eq!(text, "search a.local b\nnameserver 10.0.0.10\noptions ndots:5\n");
-        let hostile = cri::DnsConfig { servers: vec!["1.1.1.1\nnameserver 6.6.6.6".into()], ..Default::default() };
+        let hostile =
+            cri::DnsConfig { servers: vec!["1.1.1.1\nnameserver 6.6.6.6".into()], ..Default::default() };
         assert!(resolv_conf(Some(&hostile)).is_err());
     }
 

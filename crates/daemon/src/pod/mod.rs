@@ -7,6 +7,7 @@
 //! * [`follow`]: what its shim tells.
 
 pub(crate) mod files;
+mod follow;
 pub(crate) mod namespaces;
 pub(crate) mod record;
 mod remove;
@@ -15,7 +16,6 @@ pub(crate) mod state;
 mod stop;
 pub(crate) mod sysctl;
 pub(crate) mod teardown;
-mod follow;
 
 use crate::error::{Error, Kind, Result};
 use crate::net::Attachment;
@@ -303,12 +303,6 @@ impl Pods {
     /// Every pod, in no order.
     pub(crate) fn all(&self) -> Vec<Arc<Pod>> {
         self.by_id.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect()
-    }
-
-    /// The pod with this key that is not being discarded.
-    pub(crate) fn with_key(&self, key: &PodKey) -> Option<Arc<Pod>> {
-        let pods = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
-        pods.values().find(|p| p.key == *key && p.state() != PodState::Discarding).cloned()
     }
 
     /// Whichever pod has this whole ID, a discarded one too.

@@ -72,8 +72,7 @@ fn make_here(wanted: &Wanted) -> Result<()> {
 /// Brings this thread's loopback interface up, by a netlink socket of this namespace.
 fn loopback_up() -> Result<()> {
     let fail = |e: &dyn std::fmt::Display| Error::internal(format!("loopback interface of the pod: {e}"));
-    let runtime =
-        tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|e| fail(&e))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().map_err(|e| fail(&e))?;
     runtime.block_on(async {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(|e| fail(&e))?;
         tokio::spawn(connection);

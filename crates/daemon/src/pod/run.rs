@@ -54,7 +54,10 @@ impl Node {
             return if other.state() == PodState::Ready && other.record().request() == request {
                 Ok(other.id().to_owned())
             } else {
-                Err(taken(&other.key().to_string(), &format!("pod {} is {}", other.id(), other.state().word())))
+                Err(taken(
+                    &other.key().to_string(),
+                    &format!("pod {} is {}", other.id(), other.state().word()),
+                ))
             };
         }
         match self.bring_up(&pod).await {
@@ -119,7 +122,10 @@ impl Node {
         if let Some(provider) = &network {
             let status = provider.status();
             if !status.ready {
-                return Err(Error::new(Kind::Unavailable, format!("the pod network is not ready: {}", status.message)));
+                return Err(Error::new(
+                    Kind::Unavailable,
+                    format!("the pod network is not ready: {}", status.message),
+                ));
             }
             // The intent is durable before anything is attached: no address can be lost.
             self.put_pod(pod).await?;
@@ -164,6 +170,9 @@ impl Node {
         let fail = |e: strata_sys::Error| Error::internal(e.to_string());
         let dir = pod.state_dir();
         durable::mkdir_all(dir, 0o711).map_err(fail)?;
+        if record.origin == Origin::Kubernetes && record.config.log_directory.starts_with('/') {
+            durable::mkdir_all(Path::new(&record.config.log_directory), 0o755).map_err(fail)?;
+        }
         let own_ipc = record.namespaces.ipc.is_some();
         let hostname = hostname(&record);
         files::write(dir, &hostname, record.config.dns_config.as_ref())?;
@@ -233,7 +242,8 @@ impl Node {
     pub(crate) async fn put_pod(&self, pod: &Pod) -> Result<()> {
         let (store, record) = (self.store.clone(), pod.record());
         blocking(move || {
-            let json = serde_json::to_vec(&record).map_err(|e| Error::internal(format!("pod record: {e}")))?;
+            let json =
+                serde_json::to_vec(&record).map_err(|e| Error::internal(format!("pod record: {e}")))?;
             Ok(store.put_record(RecordKind::Pod, &record.id, &json)?)
         })
         .await
@@ -243,7 +253,8 @@ impl Node {
 /// Whether the process that a pod's directory names runs.
 fn shim_lives(dir: &Path) -> bool {
     let pid = std::fs::read_to_string(dir.join("shim.pid")).ok().and_then(|t| t.trim().parse::<i32>().ok());
-    pid.and_then(rustix::process::Pid::from_raw).is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+    pid.and_then(rustix::process::Pid::from_raw)
+        .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
 }
 
 fn taken(key: &str, why: &str) -> Error {
@@ -294,12 +305,12 @@ fn attach_request(record: &PodRecord) -> Result<AttachRequest> {
             PortMapping::parse(&p.host_ip, p.host_port.into(), p.container_port.into(), protocol)
         })
         .collect::<Result<_>>()?;
-    let netns = record.namespaces.net.as_ref().ok_or_else(|| Error::internal("a network without a namespace"))?;
+    let netns =
+        record.namespaces.net.as_ref().ok_or_else(|| Error::internal("a network without a namespace"))?;
     Ok(AttachRequest {
         pod_id: record.id.clone(),
         owner: format!("{}/{}", metadata.namespace, metadata.name),
         netns: netns.into(),
-        hostname: hostname(record),
         ports,
     })
 }
@@ -307,7 +318,8 @@ fn attach_request(record: &PodRecord) -> Result<AttachRequest> {
 /// Refuses what makes no sense, before anything is made.
 fn check(request: &PodRequest) -> Result<()> {
     let config = &request.config;
-    let metadata = config.metadata.as_ref().ok_or_else(|| Error::invalid("the pod's metadata are missing"))?;
+    let metadata =
+        config.metadata.as_ref().ok_or_else(|| Error::invalid("the pod's metadata are missing"))?;
     if metadata.name.is_empty() || metadata.uid.is_empty() {
         return Err(Error::invalid("the pod's metadata need a name and a uid"));
     }
@@ -319,7 +331,9 @@ fn check(request: &PodRequest) -> Result<()> {
     }
     let hostname = &config.hostname;
     if hostname.len() > 64 || hostname.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
-        return Err(Error::invalid(format!("hostname {hostname:?}: must have at most 64 bytes and no blanks")));
+        return Err(Error::invalid(format!(
+            "hostname {hostname:?}: must have at most 64 bytes and no blanks"
+        )));
     }
     let Some(linux) = &config.linux else { return Ok(()) };
     let parent = linux.cgroup_parent.trim_end_matches('/');
@@ -330,7 +344,9 @@ fn check(request: &PodRequest) -> Result<()> {
     }
     let options = namespace_options(config);
     if [options.network(), options.ipc()].contains(&cri::NamespaceMode::Container) {
-        return Err(Error::invalid("network and IPC namespaces are the pod's or the node's, never a container's"));
+        return Err(Error::invalid(
+            "network and IPC namespaces are the pod's or the node's, never a container's",
+        ));
     }
     if options.pid() == cri::NamespaceMode::Target {
         return Err(Error::invalid("a pod has no target for its PID namespace"));

@@ -41,7 +41,8 @@ impl Node {
 
     /// Kills a pod's containers and waits until their exits are known.
     pub(crate) async fn end_containers(self: &Arc<Self>, pod: &Arc<Pod>) {
-        let live = |s| matches!(s, ContainerState::Created | ContainerState::Running | ContainerState::Unknown);
+        let live =
+            |s| matches!(s, ContainerState::Created | ContainerState::Running | ContainerState::Unknown);
         let containers: Vec<_> =
             self.containers.of_pod(pod.id()).into_iter().filter(|c| live(c.state())).collect();
         let Some(shim) = pod.shim() else {

@@ -48,7 +48,8 @@ impl Sysctls {
                 )));
             }
             // Interface names may hold dots, which only the form with slashes can say.
-            let path: PathBuf = if name.contains('/') { name.split('/').collect() } else { parts.iter().collect() };
+            let path: PathBuf =
+                if name.contains('/') { name.split('/').collect() } else { parts.iter().collect() };
             all.push((path, value.clone()));
         }
         all.sort();

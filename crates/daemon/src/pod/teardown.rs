@@ -41,12 +41,14 @@ impl Node {
     /// Who attached a pod; `None` if nobody has to.
     pub(crate) fn provider_of(&self, record: &PodRecord) -> Result<Option<Arc<dyn Provider>>> {
         let Some(name) = &record.network.provider else { return Ok(None) };
-        [&self.network, &self.bridge].into_iter().find(|p| p.name() == name).cloned().map(Some).ok_or_else(|| {
-            Error::precondition(format!(
-                "pod {} was attached by the network {name:?}, which is not configured any more",
-                short(&record.id)
-            ))
-        })
+        [&self.network, &self.bridge].into_iter().find(|p| p.name() == name).cloned().map(Some).ok_or_else(
+            || {
+                Error::precondition(format!(
+                    "pod {} was attached by the network {name:?}, which is not configured any more",
+                    short(&record.id)
+                ))
+            },
+        )
     }
 
     /// Kills what runs, gives back the network, lets go of namespaces, cgroups and files. The record and the containers'
@@ -67,13 +69,18 @@ impl Node {
 
     async fn detach(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
         let record = pod.record();
-        let Some(provider) = self.provider_of(&record)?.filter(|_| record.network.owed) else { return Ok(()) };
+        let Some(provider) = self.provider_of(&record)?.filter(|_| record.network.owed) else {
+            return Ok(());
+        };
         let request = DetachRequest {
             pod_id: record.id.clone(),
             netns: record.namespaces.net.as_ref().map(PathBuf::from).filter(|p| p.exists()),
             attachment: record.network.attachment.clone(),
         };
-        provider.detach(request).await.map_err(|e| e.context(format!("network of pod {}", short(&record.id))))?;
+        provider
+            .detach(request)
+            .await
+            .map_err(|e| e.context(format!("network of pod {}", short(&record.id))))?;
         pod.edit(|r| {
             r.network.owed = false;
             r.network.attachment = None;

@@ -3,5 +3,5 @@
 pub(crate) mod client;
 pub(crate) mod spawn;
 
-pub(crate) use client::{Connected, PROMPT, Shim, ShimError};
+pub(crate) use client::{Connected, PROMPT, Shim};
 pub(crate) use spawn::Spawner;

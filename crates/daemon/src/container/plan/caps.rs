@@ -47,7 +47,9 @@ fn named(names: &[String], node: Option<u64>) -> Result<u64> {
     let mut set = 0;
     for name in names.iter().filter(|n| !is_all(n)) {
         let bit = caps::by_name(name.trim()).ok_or_else(|| {
-            Error::invalid(format!("unknown capability {name:?}; capabilities(7) lists them, CAP_ may be left out"))
+            Error::invalid(format!(
+                "unknown capability {name:?}; capabilities(7) lists them, CAP_ may be left out"
+            ))
         })?;
         if node.is_some_and(|node| bit & !node != 0) {
             return Err(Error::precondition(format!(
@@ -113,7 +115,10 @@ mod tests {
         let mut w = wanted(&[], &[]);
         w.add_ambient_capabilities = vec!["NET_BIND_SERVICE".into()];
         let sets = capabilities(&w, false, caps::all()).unwrap();
-        assert_eq!((sets.ambient, sets.inheritable), (bit("CAP_NET_BIND_SERVICE"), bit("CAP_NET_BIND_SERVICE")));
+        assert_eq!(
+            (sets.ambient, sets.inheritable),
+            (bit("CAP_NET_BIND_SERVICE"), bit("CAP_NET_BIND_SERVICE"))
+        );
         assert_eq!(set(&[], &[]), capabilities(&wanted(&[], &[]), false, caps::all()).unwrap().permitted);
     }
 }

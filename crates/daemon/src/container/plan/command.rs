@@ -130,7 +130,8 @@ pub(crate) fn working_dir(asked: &str, image: &ImageDefaults) -> Result<String> 
 pub(crate) fn stop_signal(own: Option<&str>, asked: cri::Signal, image: &ImageDefaults) -> Result<i32> {
     const SIGTERM: i32 = 15;
     if let Some(text) = own.filter(|t| !t.is_empty()) {
-        return strata_sys::signal::parse(text).ok_or_else(|| Error::invalid(format!("invalid signal: {text}")));
+        return strata_sys::signal::parse(text)
+            .ok_or_else(|| Error::invalid(format!("invalid signal: {text}")));
     }
     if asked != cri::Signal::RuntimeDefault {
         let name = asked.as_str_name().replace("PLUS", "+").replace("MINUS", "-");
@@ -160,7 +161,8 @@ mod tests {
     }
 
     fn run(command: &str, args: &str, entrypoint: Option<&str>) -> String {
-        let config = cri::ContainerConfig { command: words(command), args: words(args), ..Default::default() };
+        let config =
+            cri::ContainerConfig { command: words(command), args: words(args), ..Default::default() };
         let entrypoint = entrypoint.map(words);
         arguments(&config, entrypoint.as_deref(), &image()).unwrap().join(" ")
     }

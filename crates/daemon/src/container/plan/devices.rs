@@ -52,7 +52,8 @@ pub(crate) fn devices(asked: &[cri::Device], privileged: bool) -> Result<Devices
     }
     for device in asked {
         let host = PathBuf::from(&device.host_path);
-        let inside = if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
+        let inside =
+            if device.container_path.is_empty() { &device.host_path } else { &device.container_path };
         let permissions = if device.permissions.is_empty() { "rwm" } else { device.permissions.as_str() };
         if permissions.chars().any(|c| !"rwm".contains(c)) || !inside.starts_with('/') {
             return Err(Error::invalid(format!(
@@ -156,11 +157,7 @@ mod tests {
     use super::*;
 
     fn asked(host: &str, inside: &str, permissions: &str) -> cri::Device {
-        cri::Device {
-            host_path: host.into(),
-            container_path: inside.into(),
-            permissions: permissions.into(),
-        }
+        cri::Device { host_path: host.into(), container_path: inside.into(), permissions: permissions.into() }
     }
 
     #[test]

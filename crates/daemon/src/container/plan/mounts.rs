@@ -109,21 +109,23 @@ fn kernel_mounts(privileged: bool) -> Vec<Mount> {
         kind: MountKind::Fs { fstype: fstype.into(), options: options(list) },
         attrs,
     };
-    let mut pts = fs("/dev/pts", "devpts", &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")], MountAttrs {
-        nosuid: true,
-        noexec: true,
-        ..ATTRS
-    });
+    let mut pts = fs(
+        "/dev/pts",
+        "devpts",
+        &[("ptmxmode", "0666"), ("mode", "0620"), ("gid", "5")],
+        MountAttrs { nosuid: true, noexec: true, ..ATTRS },
+    );
     if let MountKind::Fs { options, .. } = &mut pts.kind {
         options.push(("newinstance".into(), None));
     }
     vec![
         fs("/proc", "proc", &[], inert),
-        fs("/dev", "tmpfs", &[("mode", "755"), ("size", "65536k")], MountAttrs {
-            nosuid: true,
-            strictatime: true,
-            ..ATTRS
-        }),
+        fs(
+            "/dev",
+            "tmpfs",
+            &[("mode", "755"), ("size", "65536k")],
+            MountAttrs { nosuid: true, strictatime: true, ..ATTRS },
+        ),
         pts,
         fs("/dev/mqueue", "mqueue", &[], inert),
         fs("/sys", "sysfs", &[], inert_ro),
@@ -159,7 +161,10 @@ fn stronger(a: Propagation, b: Propagation) -> Propagation {
 
 fn cri_mount(asked: &cri::Mount) -> Result<Mount> {
     let unbuilt = |what: &str, instead: &str| {
-        Err(Error::unimplemented(format!("mount on {}: {what} are not built yet; {instead}", asked.container_path)))
+        Err(Error::unimplemented(format!(
+            "mount on {}: {what} are not built yet; {instead}",
+            asked.container_path
+        )))
     };
     if asked.image.as_ref().is_some_and(|i| !i.image.is_empty()) {
         return unbuilt("image volumes", "use a volume of another type");
@@ -184,11 +189,8 @@ fn cri_mount(asked: &cri::Mount) -> Result<Mount> {
         )));
     }
     check_propagation(&source, propagation)?;
-    let attrs = MountAttrs {
-        readonly: asked.readonly,
-        recursive_readonly: asked.recursive_read_only,
-        ..ATTRS
-    };
+    let attrs =
+        MountAttrs { readonly: asked.readonly, recursive_readonly: asked.recursive_read_only, ..ATTRS };
     let mut mount = bind(&target, &source, attrs);
     if let MountKind::Bind { propagation: p, .. } = &mut mount.kind {
         *p = propagation;

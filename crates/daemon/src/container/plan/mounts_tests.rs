@@ -58,7 +58,8 @@ fn a_missing_host_path_becomes_a_directory() {
 
 #[test]
 fn what_makes_no_sense_is_refused() {
-    let of = |m: cri::Mount| mounts(&Wanted { mounts: &[m], ..Default::default() }, &pod()).unwrap_err().kind();
+    let of =
+        |m: cri::Mount| mounts(&Wanted { mounts: &[m], ..Default::default() }, &pod()).unwrap_err().kind();
     assert_eq!(of(asked("relative", "/x")), Kind::InvalidArgument);
     assert_eq!(of(asked("/tmp", "/")), Kind::InvalidArgument);
     assert_eq!(of(asked("/tmp", "/../..")), Kind::InvalidArgument);

@@ -16,7 +16,9 @@ pub(crate) fn resources(asked: &cri::LinuxContainerResources, pids_limit: i64) -
         if plain && !k.starts_with("cgroup.") && !k.starts_with('.') {
             Ok((k.clone(), v.clone()))
         } else {
-            Err(Error::invalid(format!("{k:?} is no file of a cgroup v2 controller; use names such as memory.high")))
+            Err(Error::invalid(format!(
+                "{k:?} is no file of a cgroup v2 controller; use names such as memory.high"
+            )))
         }
     });
     Ok(Resources {
@@ -35,7 +37,11 @@ pub(crate) fn resources(asked: &cri::LinuxContainerResources, pids_limit: i64) -
 }
 
 /// Leaves out what the node cannot do and Kubernetes goes on without; says so once for each.
-pub(crate) fn fit(mut wanted: Resources, node: &Hierarchy, devices: Vec<DeviceRule>) -> (Resources, Vec<String>) {
+pub(crate) fn fit(
+    mut wanted: Resources,
+    node: &Hierarchy,
+    devices: Vec<DeviceRule>,
+) -> (Resources, Vec<String>) {
     let mut left_out = Vec::new();
     let controllers = node.controllers();
     if !wanted.hugepages.is_empty() && !controllers.iter().any(|c| c == "hugetlb") {
@@ -46,7 +52,9 @@ pub(crate) fn fit(mut wanted: Resources, node: &Hierarchy, devices: Vec<DeviceRu
         wanted.hugepages.clear();
     }
     if node.mode() == Mode::V2 {
-        left_out.push("device rules: cgroup v2 needs a BPF filter for them, which this build does not load".into());
+        left_out.push(
+            "device rules: cgroup v2 needs a BPF filter for them, which this build does not load".into(),
+        );
     } else {
         wanted.devices = Some(devices);
     }
@@ -116,7 +124,10 @@ mod tests {
             ..Default::default()
         };
         let r = resources(&asked, 7).unwrap();
-        assert_eq!((r.cpu_shares, r.cpu_quota, r.memory_limit, r.pids_limit), (Some(2), Some(-1), Some(64 << 20), Some(7)));
+        assert_eq!(
+            (r.cpu_shares, r.cpu_quota, r.memory_limit, r.pids_limit),
+            (Some(2), Some(-1), Some(64 << 20), Some(7))
+        );
         assert_eq!(r.cpuset_cpus.as_deref(), Some("0"));
         for bad in [
             cri::LinuxContainerResources { cpu_shares: -2, ..Default::default() },
@@ -140,7 +151,8 @@ mod tests {
 
     #[test]
     fn an_update_keeps_what_it_does_not_name() {
-        let old = cri::LinuxContainerResources { cpu_shares: 512, memory_limit_in_bytes: 5, ..Default::default() };
+        let old =
+            cri::LinuxContainerResources { cpu_shares: 512, memory_limit_in_bytes: 5, ..Default::default() };
         let new = cri::LinuxContainerResources { memory_limit_in_bytes: 9, ..Default::default() };
         let both = merged(&old, &new);
         assert_eq!((both.cpu_shares, both.memory_limit_in_bytes), (512, 9));

@@ -13,9 +13,12 @@ use strata_wire::plan::Seccomp;
 /// The most bytes of a profile that are read.
 const MAX_PROFILE: u64 = 4 << 20;
 
-/// Filters that were compiled, by profile and bounding set.
+/// A profile (`None`: Strata's own) and a bounding set.
+type Key = (Option<Digest>, u64);
+
+/// Filters that were compiled.
 #[derive(Debug, Default)]
-pub(crate) struct Filters(Mutex<HashMap<(Option<Digest>, u64), Arc<Seccomp>>>);
+pub(crate) struct Filters(Mutex<HashMap<Key, Arc<Seccomp>>>);
 
 /// Which seccomp profile.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +98,7 @@ impl Filters {
         Ok(Some(filter))
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<(Option<Digest>, u64), Arc<Seccomp>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<Key, Arc<Seccomp>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -136,7 +139,9 @@ pub(crate) fn check_modules(context: &cri::LinuxContainerSecurityContext) -> Res
         return lacking("an SELinux label", "boot with selinux=1, or leave seLinuxOptions out");
     }
     if localhost || old || context.selinux_options.is_some() {
-        return Err(Error::unimplemented("AppArmor profiles and SELinux labels are not applied yet; leave them out"));
+        return Err(Error::unimplemented(
+            "AppArmor profiles and SELinux labels are not applied yet; leave them out",
+        ));
     }
     Ok(())
 }
@@ -156,7 +161,10 @@ mod tests {
         let of = |c: &cri::LinuxContainerSecurityContext| choose(c, dir);
         assert_eq!(of(&Default::default()).unwrap(), Choice::Default);
         assert_eq!(of(&with(ProfileType::Unconfined, "")).unwrap(), Choice::Unconfined);
-        assert_eq!(of(&with(ProfileType::Localhost, "a.json")).unwrap(), Choice::File("/profiles/a.json".into()));
+        assert_eq!(
+            of(&with(ProfileType::Localhost, "a.json")).unwrap(),
+            Choice::File("/profiles/a.json".into())
+        );
         assert_eq!(of(&with(ProfileType::Localhost, "/x/a.json")).unwrap(), Choice::File("/x/a.json".into()));
         assert!(of(&with(ProfileType::Localhost, "../../etc/shadow")).is_err());
         assert!(of(&with(ProfileType::Localhost, "")).is_err());

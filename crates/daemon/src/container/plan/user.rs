@@ -59,7 +59,8 @@ impl Wanted {
     /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a group without a user, and for IDs out of range.
     pub(crate) fn of_cri(context: &cri::LinuxContainerSecurityContext, image_user: &str) -> Result<Self> {
         let id = |v: &Option<cri::Int64Value>, what: &str| v.map(|v| checked(v.value, what)).transpose();
-        let (uid, gid) = (id(&context.run_as_user, "run_as_user")?, id(&context.run_as_group, "run_as_group")?);
+        let (uid, gid) =
+            (id(&context.run_as_user, "run_as_user")?, id(&context.run_as_group, "run_as_group")?);
         let mut wanted = match (uid, context.run_as_username.as_str()) {
             (Some(uid), _) => Self { user: uid.to_string(), ..Self::default() },
             (None, "") if gid.is_some() => {
@@ -108,7 +109,9 @@ impl Wanted {
             group => group_id(databases, group)?,
         };
         let mut groups = vec![gid];
-        if self.merge && let Some(e) = &entry {
+        if self.merge
+            && let Some(e) = &entry
+        {
             groups.extend(groups_of(databases, e.name));
         }
         for group in &self.more {
@@ -122,9 +125,10 @@ impl Wanted {
 }
 
 fn checked(id: i64, what: &str) -> Result<u32> {
-    u32::try_from(id).ok().filter(|_| id <= MAX_ID).ok_or_else(|| {
-        Error::invalid(format!("{what} {id}: IDs must lie between 0 and {MAX_ID}"))
-    })
+    u32::try_from(id)
+        .ok()
+        .filter(|_| id <= MAX_ID)
+        .ok_or_else(|| Error::invalid(format!("{what} {id}: IDs must lie between 0 and {MAX_ID}")))
 }
 
 /// The number that a text is; `None`: it is a name.
@@ -157,7 +161,9 @@ fn group_id(databases: &Databases, wanted: &str) -> Result<u32> {
         return Ok(gid);
     }
     entries(&databases.group).find(|e| e.name == wanted).map(|e| e.id).ok_or_else(|| {
-        Error::invalid(format!("unable to find group {wanted}: no matching entries in group file of the image"))
+        Error::invalid(format!(
+            "unable to find group {wanted}: no matching entries in group file of the image"
+        ))
     })
 }
 
@@ -174,40 +180,42 @@ mod tests {
 
     fn databases() -> Databases {
         Databases {
-            passwd: "root:x:0:0:root:/root:/bin/sh\n# comment\n\nbroken\nweb:x:1000:1001:Web:/srv/web:/bin/sh\n\
+            passwd:
+                "root:x:0:0:root:/root:/bin/sh\n# comment\n\nbroken\nweb:x:1000:1001:Web:/srv/web:/bin/sh\n\
                      nohome:x:7:7:::\n"
+                    .into(),
+            group: "root:x:0:\nweb:x:1001:\naudio:x:29:web,other\nextra:x:50000:web\nwheel:x:10:root\n"
                 .into(),
-            group: "root:x:0:\nweb:x:1001:\naudio:x:29:web,other\nextra:x:50000:web\nwheel:x:10:root\n".into(),
         }
     }
 
-    fn resolve(wanted: Wanted) -> User {
+    fn resolve(wanted: &Wanted) -> User {
         wanted.resolve(&databases()).unwrap()
     }
 
     #[test]
     fn names_and_numbers_lead_to_the_same_user() {
-        let by_name = resolve(Wanted::parse("web"));
-        assert_eq!(by_name, resolve(Wanted::parse("1000")));
+        let by_name = resolve(&Wanted::parse("web"));
+        assert_eq!(by_name, resolve(&Wanted::parse("1000")));
         assert_eq!((by_name.uid, by_name.gid), (1000, 1001));
         assert_eq!(by_name.groups, [1001, 29, 50000]);
         assert_eq!(by_name.home, "/srv/web");
-        assert_eq!(resolve(Wanted::parse("")).groups, [0, 10]);
+        assert_eq!(resolve(&Wanted::parse("")).groups, [0, 10]);
     }
 
     #[test]
     fn a_number_that_nobody_has_is_in_group_root() {
-        let user = resolve(Wanted::parse("4711"));
+        let user = resolve(&Wanted::parse("4711"));
         assert_eq!((user.uid, user.gid, user.groups, user.home), (4711, 0, vec![0], "/".into()));
-        assert_eq!(resolve(Wanted::parse("nohome")).home, "/");
+        assert_eq!(resolve(&Wanted::parse("nohome")).home, "/");
     }
 
     #[test]
     fn a_named_group_leaves_no_others() {
-        let user = resolve(Wanted::parse("web:audio"));
+        let user = resolve(&Wanted::parse("web:audio"));
         assert_eq!((user.gid, user.groups), (29, vec![29]));
-        assert_eq!(resolve(Wanted::parse("web:4")).gid, 4);
-        assert_eq!(resolve(Wanted::parse(":audio")).uid, 0);
+        assert_eq!(resolve(&Wanted::parse("web:4")).gid, 4);
+        assert_eq!(resolve(&Wanted::parse(":audio")).uid, 0);
     }
 
     #[test]
@@ -222,22 +230,23 @@ mod tests {
     fn cri_wins_over_the_image() {
         let id = |value| Some(cri::Int64Value { value });
         let context = cri::LinuxContainerSecurityContext::default();
-        assert_eq!(resolve(Wanted::of_cri(&context, "web").unwrap()).uid, 1000);
+        assert_eq!(resolve(&Wanted::of_cri(&context, "web").unwrap()).uid, 1000);
         let context = cri::LinuxContainerSecurityContext {
             run_as_user: id(1000),
             run_as_group: id(3),
             supplemental_groups: vec![99, 29],
             ..Default::default()
         };
-        let user = resolve(Wanted::of_cri(&context, "root").unwrap());
+        let user = resolve(&Wanted::of_cri(&context, "root").unwrap());
         assert_eq!((user.uid, user.gid, user.groups), (1000, 3, vec![3, 29, 50000, 99]));
         let mut strict = context;
         strict.set_supplemental_groups_policy(cri::SupplementalGroupsPolicy::Strict);
-        assert_eq!(resolve(Wanted::of_cri(&strict, "root").unwrap()).groups, [3, 99, 29]);
+        assert_eq!(resolve(&Wanted::of_cri(&strict, "root").unwrap()).groups, [3, 99, 29]);
         let lonely = cri::LinuxContainerSecurityContext { run_as_group: id(3), ..Default::default() };
         assert_eq!(Wanted::of_cri(&lonely, "root").unwrap_err().kind(), Kind::InvalidArgument);
-        let named = cri::LinuxContainerSecurityContext { run_as_username: "web".into(), ..Default::default() };
-        assert_eq!(resolve(Wanted::of_cri(&named, "root").unwrap()).gid, 1001);
+        let named =
+            cri::LinuxContainerSecurityContext { run_as_username: "web".into(), ..Default::default() };
+        assert_eq!(resolve(&Wanted::of_cri(&named, "root").unwrap()).gid, 1001);
         let negative = cri::LinuxContainerSecurityContext { run_as_user: id(-1), ..Default::default() };
         assert!(Wanted::of_cri(&negative, "").is_err());
     }

@@ -104,7 +104,6 @@ pub(super) fn request(id: &str, netns: &Path, ports: &[PortMapping]) -> AttachRe
         pod_id: id.into(),
         owner: format!("test/{id}"),
         netns: netns.into(),
-        hostname: id.into(),
         ports: ports.to_vec(),
     }
 }
