@@ -358,7 +358,7 @@ mod tests {
         let names = all
             .split(|c: char| !(c.is_ascii_alphabetic() || c == '_'))
             .filter(|w| w.starts_with(|c: char| c.is_ascii_lowercase()))
-            .filter(|w| all.contains(&format!("{w}: ")));
+            .filter(|w| all.contains(&format!(" {w}: ")));
         for name in names.filter(|w| w.len() > 1) {
             let table = format!("[{name}]");
             assert!(

@@ -30,12 +30,17 @@ fn main() -> Result<ExitCode> {
     for line in &args.lines {
         let text = session.expect(&args.prompt);
         shown += text.len();
-        print!("{text}");
+        show(&text);
         std::io::stdout().flush()?;
         session.send(&format!("{line}\n"));
     }
     let status = session.wait();
-    print!("{}", session.output().get(shown..).unwrap_or_default());
+    show(session.output().get(shown..).unwrap_or_default());
     std::io::stdout().flush()?;
     Ok(ExitCode::from(status.code().and_then(|code| u8::try_from(code).ok()).unwrap_or(1)))
+}
+
+/// Without the marks by which a shell tells a terminal where pasted text begins: they show where there is no terminal.
+fn show(text: &str) {
+    print!("{}", text.replace("\x1b[?2004h", "").replace("\x1b[?2004l", "").replace('\r', ""));
 }

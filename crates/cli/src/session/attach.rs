@@ -1,7 +1,7 @@
 //! Attached to a container's own standard streams.
 
 use super::shim::{Shim, unexpected};
-use super::streams::{Sink, read_stdin};
+use super::streams::{LITTLE, MUCH, Sink, read_stdin};
 use crate::detach::Filter;
 use crate::error::{Error, Result};
 use crate::terminal::{self, Raw};
@@ -78,7 +78,8 @@ impl Session {
         let filter = Filter::new(if self.tty { self.wanted.detach_keys } else { Vec::new() });
         let redraw = self.tty && self.wanted.redraw;
         let sender = Sender { writer, tty: self.tty, redraw, raw: raw.as_ref() };
-        let sinks = Sinks { stdout: Sink::stdout(), stderr: Sink::stderr() };
+        let room = if self.wanted.wait { LITTLE } else { MUCH };
+        let sinks = Sinks { stdout: Sink::stdout(room), stderr: Sink::stderr(room) };
         let ended = tokio::select! {
             ended = sinks.show(reader, self.received) => ended,
             () = sender.send(input, filter, winch) => Ok(Ended::Detached),

@@ -4,7 +4,7 @@
 //! or the terminal of the host.
 
 use super::shim::{Shim, unexpected};
-use super::streams::{Sink, read_stdin};
+use super::streams::{LITTLE, Sink, read_stdin};
 use crate::error::{Error, Result};
 use crate::signals::{self, Impatience, PROXIED};
 use crate::terminal::{self, Raw};
@@ -67,8 +67,8 @@ pub(crate) async fn piped(socket: &str, plan: ExecPlan, stdin: bool) -> Result<i
     }
     let (ended, end) = watch::channel(false);
     let receiver = |fd| pipe::Receiver::from_owned_fd(fd).map_err(|e| Error::io("pipe", e));
-    let out = tokio::spawn(show(receiver(out)?, Sink::stdout(), end.clone()));
-    let err = tokio::spawn(show(receiver(err)?, Sink::stderr(), end));
+    let out = tokio::spawn(show(receiver(out)?, Sink::stdout(LITTLE), end.clone()));
+    let err = tokio::spawn(show(receiver(err)?, Sink::stderr(LITTLE), end));
     let code = wait(&mut shim, &container, &exec, caught).await;
     ended.send_replace(true);
     let _ = out.await;
@@ -91,7 +91,7 @@ pub(crate) async fn terminal(socket: &str, plan: ExecPlan, stdin: bool) -> Resul
     rustix::io::ioctl_fionbio(&master, true).map_err(failed("FIONBIO on the terminal"))?;
     let master = Arc::new(watched(master)?);
     let (ended, end) = watch::channel(false);
-    let shown = tokio::spawn(show(Master(Arc::clone(&master)), Sink::stdout(), end));
+    let shown = tokio::spawn(show(Master(Arc::clone(&master)), Sink::stdout(LITTLE), end));
     if stdin {
         tokio::spawn(type_in(Arc::clone(&master)));
     }

@@ -7,8 +7,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use tokio::sync::{Semaphore, mpsc};
 
-/// How much output waits in memory for a slow reader, in bytes.
-const ROOM: u32 = 64 << 20;
+/// How much output waits in memory for a slow reader, in bytes, where its source waits too. Little, or a terminal would
+/// go on for long after its user has ended a talkative program.
+pub(crate) const LITTLE: usize = 256 << 10;
+
+/// The same where the source cuts off a reader that falls behind.
+pub(crate) const MUCH: usize = 64 << 20;
 
 /// How much is read at once.
 const CHUNK: usize = 32 << 10;
@@ -18,23 +22,24 @@ const CHUNK: usize = 32 << 10;
 pub(crate) struct Sink {
     queue: mpsc::UnboundedSender<Vec<u8>>,
     room: Arc<Semaphore>,
+    size: usize,
     thread: JoinHandle<()>,
 }
 
 impl Sink {
     /// This process's standard output.
-    pub(crate) fn stdout() -> Self {
-        Self::start(io::stdout())
+    pub(crate) fn stdout(size: usize) -> Self {
+        Self::start(io::stdout(), size)
     }
 
     /// This process's standard error.
-    pub(crate) fn stderr() -> Self {
-        Self::start(io::stderr())
+    pub(crate) fn stderr(size: usize) -> Self {
+        Self::start(io::stderr(), size)
     }
 
-    fn start(to: impl AsFd + Send + 'static) -> Self {
+    fn start(to: impl AsFd + Send + 'static, size: usize) -> Self {
         let (queue, mut queued) = mpsc::unbounded_channel::<Vec<u8>>();
-        let room = Arc::new(Semaphore::new(ROOM as usize));
+        let room = Arc::new(Semaphore::new(size));
         let freed = Arc::clone(&room);
         let thread = std::thread::spawn(move || {
             while let Some(data) = queued.blocking_recv() {
@@ -43,15 +48,15 @@ impl Sink {
                     freed.close();
                     return;
                 }
-                freed.add_permits(data.len());
+                freed.add_permits(data.len().min(size));
             }
         });
-        Self { queue, room, thread }
+        Self { queue, room, size, thread }
     }
 
     /// Queues output, waiting while too much is queued; `false`: nobody reads it any more.
     pub(crate) async fn write(&self, data: Vec<u8>) -> bool {
-        let want = u32::try_from(data.len()).unwrap_or(ROOM).min(ROOM);
+        let want = u32::try_from(data.len().min(self.size)).unwrap_or(u32::MAX);
         match self.room.acquire_many(want).await {
             Ok(permits) => {
                 permits.forget();
