@@ -162,7 +162,9 @@ impl Node {
 
     async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
         let record = pod.record();
-        if matches!(record.state, PodState::Creating | PodState::Discarding) {
+        // A pod of the strata command lives for its one container, whose creation may have been cut off.
+        let empty = record.origin == Origin::Strata && self.containers.of_pod(pod.id()).is_empty();
+        if empty || matches!(record.state, PodState::Creating | PodState::Discarding) {
             let _ = pod.change(Change::Discarding);
             return self.discard_pod(pod).await;
         }

@@ -1,7 +1,7 @@
 //! Processes in running containers: prepared for a client that talks to the shim itself, or run and waited for.
 
 use super::Container;
-use super::create::security_context;
+use super::assemble::security_context;
 use super::plan::{caps, command, databases, user};
 use crate::error::{Error, Kind, Result};
 use crate::ids::new_id;

@@ -2,10 +2,11 @@
 //!
 //! * [`state`]: the states, and what changes them.
 //! * [`record`]: what is kept on disk.
-//! * [`create`], [`start`], [`stop`], [`remove`], [`exec`]: the operations.
+//! * [`create`], [`assemble`], [`start`], [`stop`], [`remove`], [`exec`]: the operations.
 //! * [`plan`]: policy, as the numbers and paths that a shim is given.
 
-pub(crate) mod create;
+pub(crate) mod assemble;
+mod create;
 pub(crate) mod exec;
 pub(crate) mod plan;
 pub(crate) mod record;

@@ -1,7 +1,7 @@
 //! Changing a container's limits, and its log file after a rotation.
 
 use super::Container;
-use super::create::linux_resources;
+use super::assemble::linux_resources;
 use super::plan::resources;
 use super::state::ContainerState;
 use crate::error::{Error, Kind, Result};

@@ -1,7 +1,7 @@
 //! What CRI says of containers.
 
 use super::{info, selected};
-use crate::container::create::linux_resources;
+use crate::container::assemble::linux_resources;
 use crate::container::state::ContainerState;
 use crate::container::{Container, ContainerInfo};
 use crate::error::{Error, Result};

@@ -1,0 +1,275 @@
+//! From a request, an image and a pod to a container's record, its cgroup and the plan that the shim is given.
+
+use super::plan::command::{self, ImageDefaults};
+use super::plan::mounts::{self, PodFiles, Wanted};
+use super::plan::user::{self, User};
+use super::plan::{caps, databases, devices, image_defaults, resources, security};
+use super::record::{ContainerRecord, ProcessRecord, VERSION};
+use crate::error::{Error, Result};
+use crate::ids::now;
+use crate::node::Node;
+use crate::pod::run::namespace_options;
+use crate::pod::{Pod, files};
+use crate::request::{ContainerRequest, Origin};
+use std::path::Path;
+use strata_api::cri;
+use strata_store::{Image, Snapshot};
+use strata_wire::ContainerPlan;
+use strata_wire::plan::{PidMode, Process, Rootfs, Stdio};
+
+impl Node {
+    pub(super) fn record(
+        &self,
+        pod: &Pod,
+        id: &str,
+        request: ContainerRequest,
+        image: &Image,
+    ) -> Result<ContainerRecord> {
+        let ContainerRequest { config, extras } = request;
+        let name = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
+        let defaults = image_defaults(&name, &image.config);
+        let view = self.store.image_view(image)?;
+        let context = security_context(&config);
+        let user = resolve_user(&context, &extras, &defaults, &databases(view.root())?)?;
+        let process = process_record(pod, &config, &extras, &defaults, &user)?;
+        let stop_signal =
+            command::stop_signal(extras.stop_signal.as_deref(), config.stop_signal(), &defaults)?;
+        let log_path = self.log_path(pod, id, &config)?;
+        Ok(ContainerRecord {
+            version: VERSION,
+            id: id.to_owned(),
+            pod_id: pod.id().to_owned(),
+            origin: pod.origin(),
+            created_at: now(),
+            image_id: image.id.to_string(),
+            image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
+            process,
+            stop_signal,
+            log_path,
+            cgroup: format!("{}/{id}", pod.record().cgroup_parent),
+            // What can be started again is mounted again, which `volatile` forbids.
+            volatile: pod.origin() == Origin::Kubernetes,
+            runs: 0,
+            complete: true,
+            config,
+            extras,
+        })
+    }
+
+    fn log_path(&self, pod: &Pod, id: &str, config: &cri::ContainerConfig) -> Result<Option<String>> {
+        if pod.origin() == Origin::Strata {
+            // It goes with the container.
+            let path = self.store.root().join("containers").join(id).join("container.log");
+            return Ok(Some(path.to_string_lossy().into_owned()));
+        }
+        let directory = &pod.config().log_directory;
+        if directory.is_empty() || config.log_path.is_empty() {
+            return Ok(None);
+        }
+        let path = Path::new(directory).join(&config.log_path);
+        let leaves = path.components().any(|c| c == std::path::Component::ParentDir);
+        if !path.is_absolute() || leaves {
+            return Err(Error::invalid(format!(
+                "log path {}: must be absolute, without \"..\"",
+                path.display()
+            )));
+        }
+        Ok(Some(path.to_string_lossy().into_owned()))
+    }
+
+    /// Makes a container's cgroup with its limits.
+    pub(crate) fn make_group(&self, record: &ContainerRecord) -> Result<()> {
+        let group = self.group(&record.cgroup)?;
+        let limits = resources::resources(&linux_resources(&record.config), record.extras.pids_limit)?;
+        let context = security_context(&record.config);
+        let rules = devices::devices(&record.config.devices, context.privileged)?.rules;
+        let (limits, left_out) = resources::fit(limits, &self.cgroups, rules);
+        for warning in left_out {
+            self.warn_once(&warning);
+        }
+        // Anew: into a group that has been killed no process can be born (strata_cgroup, `kill_now`).
+        let made = group.remove().and_then(|()| group.create()).and_then(|()| group.apply(&limits));
+        made.map_err(|e| {
+            let _ = group.remove();
+            match e {
+                strata_cgroup::Error::Value { .. } => Error::invalid(e.to_string()),
+                strata_cgroup::Error::NoController(..) => Error::precondition(e.to_string()),
+                _ => Error::internal(e.to_string()),
+            }
+        })
+    }
+
+    /// What the shim is given.
+    pub(crate) fn plan(
+        &self,
+        pod: &Pod,
+        record: &ContainerRecord,
+        snapshot: &Snapshot,
+    ) -> Result<ContainerPlan> {
+        let config = &record.config;
+        let context = security_context(config);
+        check(pod, config, &context)?;
+        let text = |p: &Path| p.to_string_lossy().into_owned();
+        let wanted = Wanted {
+            mounts: &config.mounts,
+            tmpfs: &record.extras.tmpfs,
+            volumes: Vec::new(),
+            privileged: context.privileged,
+            readonly_rootfs: context.readonly_rootfs,
+        };
+        let (mounts, propagation) = mounts::mounts(&wanted, &self.pod_files(pod))?;
+        let own = |list: &[String], default: &[&str]| match record.origin {
+            _ if context.privileged => Vec::new(),
+            Origin::Kubernetes => list.to_vec(),
+            Origin::Strata => default.iter().map(|p| (*p).to_owned()).collect(),
+        };
+        Ok(ContainerPlan {
+            id: record.id.clone(),
+            rootfs: Rootfs {
+                lowers: snapshot.lowers.iter().map(|p| text(p)).collect(),
+                upper: text(&snapshot.upper),
+                work: text(&snapshot.work),
+                volatile: record.volatile,
+                readonly: context.readonly_rootfs,
+                propagation,
+            },
+            mounts,
+            devices: devices::devices(&config.devices, context.privileged)?.nodes,
+            masked_paths: own(&context.masked_paths, &mounts::MASKED),
+            readonly_paths: own(&context.readonly_paths, &mounts::READONLY),
+            pid: pid_mode(&context)?,
+            cgroup_namespace: !context.privileged,
+            cgroup: record.cgroup.clone(),
+            sysctls: Vec::new(),
+            process: self.process(record, &context)?,
+            stdio: Stdio {
+                tty: config.tty,
+                tty_size: record.extras.tty_size,
+                stdin: config.stdin,
+                stdin_once: config.stdin_once,
+                log_path: record.log_path.clone(),
+                log_max_line: self.config.limits.log_line,
+            },
+            create_timeout_ms: self.config.limits.create_timeout.saturating_mul(1000),
+        })
+    }
+
+    fn pod_files(&self, pod: &Pod) -> PodFiles {
+        files::paths(pod.state_dir(), pod.record().namespaces.ipc.is_some())
+    }
+
+    /// The container's own process; an exec begins with it.
+    pub(crate) fn process(
+        &self,
+        record: &ContainerRecord,
+        context: &cri::LinuxContainerSecurityContext,
+    ) -> Result<Process> {
+        let wanted = context.capabilities.clone().unwrap_or_default();
+        let mut set = caps::capabilities(&wanted, context.privileged, self.bounding)?;
+        if record.process.uid != 0 {
+            // As execve(2) would do it for a user that is not root.
+            set.effective = set.ambient;
+            set.permitted = set.ambient;
+        }
+        let choice = security::choose(context, &self.config.runtime.seccomp_dir)?;
+        let own = &record.process;
+        Ok(Process {
+            args: own.args.clone(),
+            env: own.env.clone(),
+            cwd: own.cwd.clone(),
+            uid: own.uid,
+            gid: own.gid,
+            groups: own.groups.clone(),
+            umask: None,
+            seccomp: self.filters.filter(&choice, set.bounding)?,
+            caps: set,
+            no_new_privs: context.no_new_privs,
+            rlimits: record.extras.rlimits.clone(),
+            oom_score_adj: Some(i32::try_from(linux_resources(&record.config).oom_score_adj).unwrap_or(0)),
+            apparmor: None,
+            selinux: None,
+        })
+    }
+}
+
+/// CRI's security context; an empty one if there is none.
+pub(crate) fn security_context(config: &cri::ContainerConfig) -> cri::LinuxContainerSecurityContext {
+    config.linux.as_ref().and_then(|l| l.security_context.clone()).unwrap_or_default()
+}
+
+/// CRI's limits; empty ones if there are none.
+pub(crate) fn linux_resources(config: &cri::ContainerConfig) -> cri::LinuxContainerResources {
+    config.linux.as_ref().and_then(|l| l.resources.clone()).unwrap_or_default()
+}
+
+fn resolve_user(
+    context: &cri::LinuxContainerSecurityContext,
+    extras: &crate::request::Extras,
+    image: &ImageDefaults,
+    databases: &user::Databases,
+) -> Result<User> {
+    let mut wanted = match &extras.user {
+        Some(text) => user::Wanted::parse(text),
+        None => user::Wanted::of_cri(context, &image.user)?,
+    };
+    wanted.more.extend(extras.groups.iter().cloned());
+    wanted.resolve(databases)
+}
+
+fn process_record(
+    pod: &Pod,
+    config: &cri::ContainerConfig,
+    extras: &crate::request::Extras,
+    image: &ImageDefaults,
+    user: &User,
+) -> Result<ProcessRecord> {
+    let hostname = crate::pod::run::hostname(&pod.record());
+    Ok(ProcessRecord {
+        args: command::arguments(config, extras.entrypoint.as_deref(), image)?,
+        env: command::environment(config, image, &hostname, &user.home)?,
+        cwd: command::working_dir(&config.working_dir, image)?,
+        uid: user.uid,
+        gid: user.gid,
+        groups: user.groups.clone(),
+    })
+}
+
+fn pid_mode(context: &cri::LinuxContainerSecurityContext) -> Result<PidMode> {
+    // Without options Kubernetes' default holds, a namespace of its own, although the message's default is the pod's.
+    let Some(options) = &context.namespace_options else { return Ok(PidMode::Container) };
+    match options.pid() {
+        cri::NamespaceMode::Container => Ok(PidMode::Container),
+        cri::NamespaceMode::Pod => Ok(PidMode::Pod),
+        cri::NamespaceMode::Node => Ok(PidMode::Node),
+        cri::NamespaceMode::Target => Err(Error::unimplemented(
+            "joining another container's PID namespace (TARGET) is not built yet; share the pod's instead",
+        )),
+    }
+}
+
+/// Refuses what is not built, and what the pod does not allow.
+fn check(
+    pod: &Pod,
+    config: &cri::ContainerConfig,
+    context: &cri::LinuxContainerSecurityContext,
+) -> Result<()> {
+    security::check_modules(context)?;
+    if !config.cdi_devices.is_empty() {
+        return Err(Error::unimplemented("CDI devices are not built yet; name the device nodes instead"));
+    }
+    let of_pod = pod.config().linux.as_ref().and_then(|l| l.security_context.as_ref());
+    if context.privileged && pod.origin() == Origin::Kubernetes && !of_pod.is_some_and(|c| c.privileged) {
+        return Err(Error::precondition(
+            "a privileged container needs a privileged pod; set it in the pod's configuration",
+        ));
+    }
+    let wants_pod_pid =
+        context.namespace_options.as_ref().is_some_and(|o| o.pid() == cri::NamespaceMode::Pod);
+    let has_pod_pid = of_pod.is_some() && namespace_options(pod.config()).pid() == cri::NamespaceMode::Pod;
+    if wants_pod_pid && !has_pod_pid {
+        return Err(Error::invalid(
+            "the container asks for the pod's PID namespace, but the pod was made without one",
+        ));
+    }
+    Ok(())
+}
