@@ -2,8 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, clippy::print_stdout)]
 #![allow(missing_docs)]
 
+use std::io::Write;
 use std::os::fd::AsRawFd;
-use std::process::{Child, Command};
+use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use strata_cgroup::{DeviceRule, Group, Hierarchy, Resources};
 
@@ -24,8 +25,11 @@ impl Private {
     }
 
     fn spawn(&self, script: &str) -> Guard {
-        let child = Command::new("sh").args(["-c", script]).spawn().unwrap();
+        // It forks nothing before it is in the group.
+        let script = format!("read go; {script}");
+        let mut child = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
         self.0.add(i32::try_from(child.id()).unwrap()).unwrap();
+        child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         Guard(child)
     }
 }
@@ -85,7 +89,7 @@ fn a_group_is_made_listed_and_removed() {
     let group = &private.0;
     group.create().unwrap();
     assert!(group.exists());
-    let child = private.spawn("sleep 100");
+    let child = private.spawn("exec sleep 100");
     assert_eq!(group.procs().unwrap(), [i32::try_from(child.0.id()).unwrap()]);
     assert!(group.remove().is_err(), "a group with processes stays");
     drop(child);
@@ -100,7 +104,7 @@ fn a_group_is_made_listed_and_removed() {
 fn limits_go_up_and_down_while_processes_run() {
     let Some(private) = Private::new() else { return };
     let group = &private.0;
-    let _child = private.spawn("sleep 100");
+    let _child = private.spawn("exec sleep 100");
     for memory in [64 << 20, 256 << 20, 32 << 20] {
         let limits = Resources {
             cpu_shares: Some(512),
