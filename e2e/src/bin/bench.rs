@@ -44,7 +44,9 @@ async fn run(args: Args) -> Result<()> {
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move {
-            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(tokio::net::UnixStream::connect(socket).await?))
+            Ok::<_, std::io::Error>(hyper_util::rt::TokioIo::new(
+                tokio::net::UnixStream::connect(socket).await?,
+            ))
         }
     });
     let channel = Endpoint::from_static("http://cri").connect_with_connector(connector).await?;
@@ -88,7 +90,12 @@ async fn memory(client: &mut Client, args: &Args) -> Result<()> {
     }
     let (after, private) = pss(&args.process)?;
     let each = |kib: u64| kib as f64 / f64::from(args.pods) / 1024.0;
-    println!("memory per pod ({} pods): {:.2} MiB PSS, {:.2} MiB private", args.pods, each(after - before), each(private));
+    println!(
+        "memory per pod ({} pods): {:.2} MiB PSS, {:.2} MiB private",
+        args.pods,
+        each(after - before),
+        each(private)
+    );
     if let Some(daemon) = args.process.first() {
         for pid in pids(daemon)? {
             println!("{daemon}: {:.1} MiB RSS", field(&pid.join("status"), "VmRSS:") as f64 / 1024.0);
@@ -100,11 +107,25 @@ async fn memory(client: &mut Client, args: &Args) -> Result<()> {
     Ok(())
 }
 
-async fn pod_up(client: &mut Client, image: &str, name: &str, mode: NamespaceMode) -> Result<(String, String)> {
-    let options = cri::NamespaceOption { network: mode.into(), pid: NamespaceMode::Container.into(), ..Default::default() };
+async fn pod_up(
+    client: &mut Client,
+    image: &str,
+    name: &str,
+    mode: NamespaceMode,
+) -> Result<(String, String)> {
+    let options = cri::NamespaceOption {
+        network: mode.into(),
+        pid: NamespaceMode::Container.into(),
+        ..Default::default()
+    };
     let context =
         cri::LinuxSandboxSecurityContext { namespace_options: Some(options.clone()), ..Default::default() };
-    let metadata = cri::PodSandboxMetadata { name: name.into(), uid: name.into(), namespace: "bench".into(), attempt: 0 };
+    let metadata = cri::PodSandboxMetadata {
+        name: name.into(),
+        uid: name.into(),
+        namespace: "bench".into(),
+        attempt: 0,
+    };
     let config = cri::PodSandboxConfig {
         metadata: Some(metadata),
         linux: Some(cri::LinuxPodSandboxConfig { security_context: Some(context), ..Default::default() }),
@@ -112,7 +133,8 @@ async fn pod_up(client: &mut Client, image: &str, name: &str, mode: NamespaceMod
     };
     let request = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };
     let pod = client.run_pod_sandbox(request).await?.into_inner().pod_sandbox_id;
-    let security = cri::LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
+    let security =
+        cri::LinuxContainerSecurityContext { namespace_options: Some(options), ..Default::default() };
     let container = cri::ContainerConfig {
         metadata: Some(cri::ContainerMetadata { name: "main".into(), attempt: 0 }),
         image: Some(cri::ImageSpec { image: image.into(), ..Default::default() }),
@@ -138,7 +160,9 @@ async fn pod_down(client: &mut Client, pod: &str) -> Result<()> {
 
 fn report(what: &str, mut times: Vec<Duration>) {
     times.sort();
-    let at = |part: usize| times.get(times.len() * part / 100).or(times.last()).copied().unwrap_or_default();
+    let at = |part: usize| {
+        times.get(times.len() * part / 100).or_else(|| times.last()).copied().unwrap_or_default()
+    };
     println!("{what}: p50 {:.2} ms, p99 {:.2} ms", at(50).as_secs_f64() * 1e3, at(99).as_secs_f64() * 1e3);
 }
 
