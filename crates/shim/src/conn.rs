@@ -133,6 +133,11 @@ impl Conn {
         !self.closing
     }
 
+    /// Whether something waits to be sent.
+    pub(crate) fn unsent(&self) -> bool {
+        !self.out.is_empty()
+    }
+
     /// Stops or resumes reading.
     pub(crate) fn pause(&mut self, paused: bool) {
         self.paused = paused;

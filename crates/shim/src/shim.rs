@@ -230,10 +230,12 @@ impl Shim {
             return;
         }
         if let Some(owed) = shutdown.reply {
+            self.shutdown = Some(Shutdown { reply: None, ..shutdown });
             self.reply(owed, strata_wire::Reply::Ok);
         }
         self.flush();
-        self.leave = true;
+        // Nobody waits for this process any more, but clients may still be reading what the containers said last.
+        self.leave = now >= shutdown.until || !self.conns.values().any(Conn::unsent);
     }
 
     /// Sends what waits, and forgets connections that are over.

@@ -6,8 +6,8 @@ mod common;
 
 use common::{Pod, eventually, plans};
 use std::time::Duration;
-use strata_wire::Request;
 use strata_wire::attach::{AttachFrame, MAX_LAG, MAX_PAYLOAD};
+use strata_wire::{Reply, Request};
 
 #[test]
 fn long_lines_are_split_and_an_unfinished_last_line_is_kept() {
@@ -239,6 +239,16 @@ fn output_waits_for_a_client_that_asks_for_it() {
         assert!(out.ends_with(if tty { "end\r\n" } else { "end\n" }));
         client.exited(id);
     }
+    // The last of it is not lost when the pod goes.
+    let mut plan = pod.script("c4", "read go; head -c 500000 /dev/zero; exit 4");
+    plan.stdio.stdin = true;
+    client.create(&plan);
+    let mut slow = pod.client().attach_waited_for("c4", true);
+    client.start("c4");
+    slow.type_in("go\n");
+    client.exited("c4");
+    client.remove("c4");
+    let mut other = pod.client();
     // It goes on without the client, too.
     let mut plan = pod.script("c3", "yes 0123456789abcde | head -n 262144");
     plan.stdio.log_path = None;
@@ -248,6 +258,11 @@ fn output_waits_for_a_client_that_asks_for_it() {
     std::thread::sleep(Duration::from_millis(100));
     drop(leaving);
     assert_eq!(client.exited("c3").exit_code, 0);
+    assert_eq!(other.call(Request::Shutdown), Reply::Ok);
+    drop((other, client));
+    let (out, _, code) = slow.until_end();
+    assert_eq!((out.len(), code), (500_000, 4));
+    eventually("the shim leaves", || !pod.shim_alive());
 }
 
 #[test]
