@@ -24,6 +24,8 @@ pub(crate) fn start() -> io::Result<Shim> {
     // Whatever can fail later must not end in a process that others may trace or that leaves orphans to init.
     process::set_not_dumpable()?;
     process::set_child_subreaper()?;
+    // Run from a descriptor, it would be called by that one's number in every list of processes.
+    let _ = rustix::thread::set_name(c"strata-shim");
     // Fails only for a process group leader, which nothing but a person's shell makes of it.
     let _ = rustix::process::setsid();
     // Nor keep a file system of the host busy.

@@ -88,3 +88,30 @@ fn print_memory(pod: &Pod, when: &str) {
         println!("{}", std::fs::read_to_string(format!("/proc/{}/smaps", pod.shim_pid)).unwrap());
     }
 }
+
+#[test]
+#[ignore = "makes a hundred pods: run it by hand"]
+fn what_a_hundred_pods_cost() {
+    let mut pods = Vec::new();
+    for _ in 0..100 {
+        let Some(pod) = Pod::new() else { return };
+        let mut client = pod.client();
+        client.subscribe();
+        client.run(&pod.plan("c1", &["sleep", "1000"]));
+        pods.push((pod, client));
+    }
+    let (mut pss, mut private) = (0, 0);
+    for (pod, _) in &pods {
+        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", pod.shim_pid)).unwrap();
+        for line in rollup.lines() {
+            let mut words = line.split_whitespace();
+            let (key, kilobytes) = (words.next().unwrap(), words.next().and_then(|n| n.parse::<u64>().ok()));
+            match key {
+                "Pss:" => pss += kilobytes.unwrap(),
+                "Private_Dirty:" | "Private_Clean:" => private += kilobytes.unwrap(),
+                _ => {}
+            }
+        }
+    }
+    println!("a shim among a hundred: PSS {} kB, private {} kB", pss / 100, private / 100);
+}
