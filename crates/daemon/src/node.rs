@@ -74,7 +74,7 @@ impl Node {
         };
         let boot_id = std::fs::read_to_string(&config.runtime.boot_id)
             .map_err(|e| Error::internal(format!("{}: {e}", config.runtime.boot_id.display())))?;
-        Ok(Arc::new(Self {
+        let node = Arc::new(Self {
             spawner: Spawner::new(&config.runtime.shim)?,
             bounding: strata_sys::caps::bounding().map_err(|e| Error::internal(e.to_string()))?,
             boot_id: boot_id.trim().to_owned(),
@@ -90,7 +90,24 @@ impl Node {
             making_containers: Flights::default(),
             warned: Mutex::default(),
             config,
-        }))
+        });
+        node.warn_of_limits();
+        Ok(node)
+    }
+
+    /// Says what this machine does not give, before the first pod has to do without.
+    fn warn_of_limits(&self) {
+        let own = std::fs::read_to_string("/proc/self/oom_score_adj")
+            .ok()
+            .and_then(|t| t.trim().parse::<i32>().ok());
+        let resource = strata_sys::caps::by_name("CAP_SYS_RESOURCE").unwrap_or(0);
+        if self.bounding & resource == 0
+            && own.is_some_and(|own| own > self.config.runtime.shim_oom_score_adj)
+        {
+            self.warn_once(
+                "without CAP_SYS_RESOURCE oom_score_adj cannot be lowered: shims and containers keep that of stratad",
+            );
+        }
     }
 
     /// Warns of what this node cannot give; once for each text.

@@ -103,7 +103,7 @@ pub(super) fn resources(
     })
 }
 
-/// `name=soft[:hard]`; -1 is no limit.
+/// `name=soft[:hard]`, the name as getrlimit(2) has it or in Docker's short form; -1 is no limit.
 ///
 /// # Errors
 /// For what is not of that form.
@@ -125,7 +125,9 @@ pub(super) fn ulimit(text: &str) -> Result<(String, u64, u64)> {
             "ulimit {name}: the soft limit {soft} is above the hard one, {hard}"
         )));
     }
-    Ok((name.to_owned(), soft, hard))
+    let name = name.to_ascii_uppercase();
+    let name = if name.starts_with("RLIMIT_") { name } else { format!("RLIMIT_{name}") };
+    Ok((name, soft, hard))
 }
 
 /// A bind mount.
@@ -249,7 +251,7 @@ mod tests {
             error(0, 3_000_000_000),
             "Range of CPUs is from 0.01 to 2.00, as there are only 2 CPUs available"
         );
-        assert_eq!(ulimit("nofile=1024:-1").unwrap(), ("nofile".into(), 1024, u64::MAX));
+        assert_eq!(ulimit("nofile=1024:-1").unwrap(), ("RLIMIT_NOFILE".into(), 1024, u64::MAX));
         for bad in ["nofile", "=1", "nofile=2:1", "nofile=x"] {
             assert!(ulimit(bad).is_err(), "{bad}");
         }

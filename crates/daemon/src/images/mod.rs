@@ -14,6 +14,9 @@ mod fetch;
 mod flight;
 mod layer;
 
+#[cfg(test)]
+mod tests;
+
 pub(crate) use errors::of_content;
 
 use crate::error::{Error, Result};
