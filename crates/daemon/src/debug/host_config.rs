@@ -23,7 +23,10 @@ pub(super) fn host_config(info: &ContainerInfo, pod: &PodInfo, network: NetworkM
     let ulimits: Vec<Value> = extras
         .rlimits
         .iter()
-        .map(|(name, soft, hard)| json!({ "Name": name, "Soft": soft, "Hard": hard }))
+        .map(|(name, soft, hard)| {
+            let name = name.strip_prefix("RLIMIT_").unwrap_or(name).to_ascii_lowercase();
+            json!({ "Name": name, "Soft": limit(*soft), "Hard": limit(*hard) })
+        })
         .collect();
     let mut value = json!({
         "Binds": if binds.is_empty() { Value::Null } else { json!(binds) },
@@ -71,6 +74,11 @@ fn limits_of(limits: &cri::LinuxContainerResources) -> Map<String, Value> {
         "OomScoreAdj": limits.oom_score_adj,
     });
     value.as_object().cloned().unwrap_or_default()
+}
+
+/// Docker writes -1 for no limit.
+fn limit(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(-1)
 }
 
 fn security_options(context: &cri::LinuxContainerSecurityContext) -> Vec<String> {
