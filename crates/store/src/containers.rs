@@ -47,30 +47,39 @@ pub struct Snapshot {
 }
 
 impl Store {
-    /// Makes a container's writable layer on top of an image. The lease keeps the image until the container's record does.
+    /// Makes a container's writable layer on top of an image, which the container keeps from now on.
     ///
     /// # Errors
     /// [`Kind::AlreadyExists`] if the ID is taken, [`Kind::NotFound`] if the image is gone.
     pub fn create_snapshot(&self, lease: &Lease, id: &str, image: &Image) -> Result<Snapshot> {
         check_id(id)?;
         let stack = owned(image.stack());
-        for key in &stack {
-            self.hold_layer(lease, key).ok_or_else(|| {
-                Error::not_found(format!("No such image: {}: it was removed just now", image.id))
-            })?;
-        }
+        self.claim(lease, id, image, &stack)?;
         let dir = self.layout.containers.path.join(id);
-        let made = rustix::fs::mkdirat(CWD, &dir, Mode::from_raw_mode(0o700));
-        if made == Err(rustix::io::Errno::EXIST) {
-            return Err(Error::new(Kind::AlreadyExists, format!("container {id} exists already")));
-        }
-        made.map_err(std::io::Error::from).context(|| format!("mkdir {}", dir.display()))?;
-        let filled = self.fill_snapshot(&dir, &stack);
+        let made = rustix::fs::mkdirat(CWD, &dir, Mode::from_raw_mode(0o700))
+            .map_err(std::io::Error::from)
+            .context(|| format!("mkdir {}", dir.display()));
+        let filled = made.and_then(|()| self.fill_snapshot(&dir, &stack));
         if filled.is_err() {
             // The first error is the one to tell.
-            let _ = self.layout.discard(&self.layout.containers, id);
+            let _ = self.remove_container(id);
         }
         filled
+    }
+
+    /// From here on the image counts as used, and its layers stay.
+    fn claim(&self, lease: &Lease, id: &str, image: &Image, stack: &[String]) -> Result<()> {
+        let mut inner = self.index.lock();
+        if inner.containers.contains_key(id) {
+            return Err(Error::new(Kind::AlreadyExists, format!("container {id} exists already")));
+        }
+        if !inner.images.contains_key(&image.id) || stack.iter().any(|key| !inner.layers.contains_key(key)) {
+            return Err(Error::not_found(format!("No such image: {}: it was removed just now", image.id)));
+        }
+        inner.held(lease).layers.extend(stack.iter().cloned());
+        let using = ContainerUse { image: image.id.clone(), layers: stack.to_vec() };
+        inner.containers.insert(id.to_owned(), using);
+        Ok(())
     }
 
     fn fill_snapshot(&self, dir: &Path, stack: &[String]) -> Result<Snapshot> {
@@ -107,22 +116,19 @@ impl Store {
         Ok(durable::mkdir_all(&work, 0o700)?)
     }
 
-    /// Writes a container's record durably. With the first one the container stands on its image and keeps it.
+    /// Writes a container's record durably. The first one makes the container itself durable.
     ///
     /// # Errors
-    /// If the record is no JSON, or the disk fails.
-    pub fn put_container(&self, id: &str, image: &Image, json: &[u8]) -> Result<()> {
+    /// If there is no such container, the record is no JSON, or the disk fails.
+    pub fn put_container(&self, id: &str, json: &[u8]) -> Result<()> {
         check_id(id)?;
         let text = String::from_utf8_lossy(json).into_owned();
         let record =
             RawValue::from_string(text).map_err(|e| Error::invalid(format!("record of {id}: {e}")))?;
         let known = self.index.lock().containers.get(id).cloned();
-        let layers = known.map_or_else(|| owned(image.stack()), |u| u.layers);
-        let file = ContainerFile { format: FORMAT, image: image.id.clone(), layers: layers.clone(), record };
-        self.write_record(&self.layout.containers, id, "container.json", &record::to_json(id, &file)?)?;
-        let using = ContainerUse { image: image.id.clone(), layers };
-        self.index.lock().containers.insert(id.to_owned(), using);
-        Ok(())
+        let using = known.ok_or_else(|| Error::not_found(format!("No such container: {id}")))?;
+        let file = ContainerFile { format: FORMAT, image: using.image, layers: using.layers, record };
+        self.write_record(&self.layout.containers, id, "container.json", &record::to_json(id, &file)?)
     }
 
     /// The records of all containers: ID, image, JSON.

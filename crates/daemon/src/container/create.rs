@@ -14,7 +14,7 @@ use futures_util::FutureExt;
 use std::sync::Arc;
 use std::time::Duration;
 use strata_api::cri;
-use strata_store::{Image, Lease};
+use strata_store::Lease;
 use strata_wire::{ContainerPlan, Reply, Request};
 
 impl Node {
@@ -115,11 +115,11 @@ impl Node {
 
     async fn make_named(self: &Arc<Self>, pod: &Arc<Pod>, id: &str, request: ContainerRequest) -> Result<()> {
         let (node, own, wanted) = (self.clone(), pod.clone(), id.to_owned());
-        let Prepared { record, plan, lease, image } =
+        let Prepared { record, plan, lease } =
             blocking(move || node.prepare_container(&own, &wanted, request)).await?;
         let container = Container::new(pod.clone(), record, Live::creating());
         self.containers.insert(container.clone());
-        let made = self.set_up(&container, plan, &image).await;
+        let made = self.set_up(&container, plan).await;
         drop(lease);
         if let Err(e) = made {
             if let Err(left) = self.forget_container(&container).await {
@@ -135,7 +135,6 @@ impl Node {
         self: &Arc<Self>,
         container: &Arc<Container>,
         plan: ContainerPlan,
-        image: &Arc<Image>,
     ) -> Result<()> {
         let shim = container.pod().need_shim()?;
         let deadline = Duration::from_millis(plan.create_timeout_ms) + crate::shim::PROMPT;
@@ -149,7 +148,7 @@ impl Node {
             other => return Err(Error::internal(format!("the shim answered a creation with {other:?}"))),
         };
         let revived = container.state() == ContainerState::Exited;
-        self.put_container(container, image).await?;
+        self.put_container(container).await?;
         container.change(if revived { Change::Revived } else { Change::Created }, |live| {
             *live = Live { pid, ..Live::at(ContainerState::Created) };
         })?;
@@ -157,12 +156,12 @@ impl Node {
     }
 
     /// Writes a container's record durably.
-    pub(crate) async fn put_container(&self, container: &Container, image: &Arc<Image>) -> Result<()> {
-        let (store, record, image) = (self.store.clone(), container.record(), image.clone());
+    pub(crate) async fn put_container(&self, container: &Container) -> Result<()> {
+        let (store, record) = (self.store.clone(), container.record());
         blocking(move || {
             let json = serde_json::to_vec(&*record)
                 .map_err(|e| Error::internal(format!("container record: {e}")))?;
-            Ok(store.put_container(&record.id, &image, &json)?)
+            Ok(store.put_container(&record.id, &json)?)
         })
         .await
     }
@@ -185,7 +184,7 @@ impl Node {
             Ok(plan)
         });
         match planned {
-            Ok(plan) => Ok(Prepared { record, plan, lease, image }),
+            Ok(plan) => Ok(Prepared { record, plan, lease }),
             Err(e) => {
                 let _ = self.group(&record.cgroup).map(|g| g.remove());
                 self.store.remove_container(id)?;
@@ -199,7 +198,6 @@ struct Prepared {
     record: ContainerRecord,
     plan: ContainerPlan,
     lease: Lease,
-    image: Arc<Image>,
 }
 
 fn taken(metadata: &cri::ContainerMetadata, why: &str) -> Error {

@@ -11,8 +11,6 @@ use crate::request::{AttachTarget, Origin};
 use crate::tasks::{blocking, detached};
 use std::sync::Arc;
 use std::time::Duration;
-use strata_oci::Digest;
-use strata_store::Image;
 use strata_wire::Request;
 
 /// How long execve(2) may take: the program may lie on a slow disk.
@@ -46,8 +44,7 @@ impl Node {
         let shim = container.pod().need_shim()?;
         // Durable before the program runs: after a power cut it is known that it did.
         container.edit(|r| r.runs += 1);
-        let image = self.image_of(container)?;
-        self.put_container(container, &image).await?;
+        self.put_container(container).await?;
         let started = shim.done(Request::Start { id: container.id().to_owned() }, EXEC).await;
         if let Err(e) = started {
             return Err(Error::from(e).context(format!("container {}", short(container.id()))));
@@ -58,12 +55,6 @@ impl Node {
             Err(_) if container.state() == ContainerState::Exited => Ok(()),
             other => other.map(drop),
         }
-    }
-
-    /// The image of a container's record. It cannot have gone while the container is here, unless the disk lost it.
-    pub(crate) fn image_of(&self, container: &Container) -> Result<Arc<Image>> {
-        let id = Digest::parse(&container.record().image_id).map_err(|e| Error::internal(e.to_string()))?;
-        Ok(self.store.image(&id)?)
     }
 
     /// Sets up a container of the strata command that has ended, its pod included.
@@ -102,8 +93,7 @@ impl Node {
             node.plan(own.pod(), &record, &snapshot)
         })
         .await?;
-        let image = self.image_of(container)?;
-        self.set_up(container, plan, &image).await
+        self.set_up(container, plan).await
     }
 
     /// Where an attach session goes. One of the strata command's that has ended is set up once more, so that a client

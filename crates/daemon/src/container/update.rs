@@ -44,7 +44,7 @@ impl Node {
             container.edit(|r| {
                 r.config.linux.get_or_insert_default().resources = Some(merged);
             });
-            node.put_container(&container, &node.image_of(&container)?).await
+            node.put_container(&container).await
         })
         .await
     }

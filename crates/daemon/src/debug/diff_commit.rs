@@ -3,7 +3,7 @@
 use super::images::tag_name;
 use crate::container::ContainerInfo;
 use crate::container::state::ContainerState;
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::node::Node;
 use crate::request::Origin;
 use crate::tasks::{blocking, detached};
@@ -50,9 +50,15 @@ pub(super) async fn commit(node: &Arc<Node>, request: debug::CommitRequest) -> R
         (node.clone(), !request.no_pause && info.state() == ContainerState::Running && !info.live.paused);
     // In a task of its own: whatever becomes of the client, the container is thawed.
     let image = detached(async move {
-        if pause {
-            node.pause_container(container.id()).await?;
-        }
+        let pause = match pause {
+            false => false,
+            true => match node.pause_container(container.id()).await {
+                Ok(()) => true,
+                // It ended a moment ago: nothing changes any more.
+                Err(e) if e.kind() == Kind::FailedPrecondition => false,
+                Err(e) => return Err(e),
+            },
+        };
         let (store, id) = (node.store.clone(), container.id().to_owned());
         let committed = blocking(move || Ok(store.commit(&id, &options)?)).await;
         let thawed = if pause { node.unpause_container(container.id()).await } else { Ok(()) };

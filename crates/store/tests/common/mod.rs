@@ -162,7 +162,7 @@ pub fn container(store: &Store, n: u8, image: &Image) -> (String, Mounted) {
     let id = format!("{n:02x}").repeat(32);
     let lease = store.lease("test").unwrap();
     store.create_snapshot(&lease, &id, image).unwrap();
-    store.put_container(&id, image, b"{\"name\":\"test\"}").unwrap();
+    store.put_container(&id, b"{\"name\":\"test\"}").unwrap();
     let mounted = mount(store, &id);
     (id, mounted)
 }
