@@ -75,11 +75,6 @@ impl Error {
         matches!(self, Self::Daemon { code: Code::NotFound, .. })
     }
 
-    /// Whether it says that the thing is not in the state for this.
-    pub(crate) fn is_wrong_state(&self) -> bool {
-        matches!(self, Self::Daemon { code: Code::FailedPrecondition, .. })
-    }
-
     /// Whether stratad says that it, or what it depends on, may answer later.
     pub(crate) fn is_unavailable(&self) -> bool {
         matches!(self, Self::Daemon { code: Code::Unavailable, .. })

@@ -283,6 +283,16 @@ fn sessions_and_waits_outlive_the_daemon() {
 }
 
 #[test]
+fn attaching_to_an_ended_container_is_refused() {
+    let node = Node::running("");
+    node.state.set(Phase::Exited(0));
+    let out = node.strata(&["attach", "x"]).output().unwrap();
+    assert_eq!(out.status.code(), Some(1));
+    assert_eq!(text(&out.stderr), "strata: you cannot attach to a stopped container, start it first\n");
+    assert!(node.calls().is_empty());
+}
+
+#[test]
 fn several_things_are_all_tried() {
     let node = Node::running("");
     let out = node.strata(&["rm", "a", "gone", "b"]).output().unwrap();

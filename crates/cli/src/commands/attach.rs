@@ -6,6 +6,7 @@ use crate::foreground::{Foreground, prepare};
 use crate::session::attach::Wanted;
 use crate::{detach, terminal};
 use clap::ArgAction;
+use strata_api::debug::ContainerLogRequest;
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -26,7 +27,13 @@ pub(crate) struct Args {
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
     let detach_keys = detach::parse(&args.detach_keys).map_err(Error::Local)?;
     let mut client = context.client().await?;
-    let to = prepare(&mut client, &args.container).await?;
+    // Preparing would set an ended container up once more, for whoever means to start it.
+    let state =
+        client.container_log(ContainerLogRequest { r#ref: args.container.clone() }).await?.into_inner();
+    if !state.running {
+        return Err(Error::local("you cannot attach to a stopped container, start it first"));
+    }
+    let to = prepare(&mut client, &state.container_id).await?;
     let stdin = to.stdin && !args.no_stdin;
     if to.tty && stdin && !terminal::stdin_is_terminal() {
         return Err(Error::local(

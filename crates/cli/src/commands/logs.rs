@@ -41,7 +41,7 @@ const BATCH: usize = 64 << 10;
 
 /// Which lines are shown, and how.
 #[derive(Debug, Default)]
-pub(super) struct Show {
+struct Show {
     timestamps: bool,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
@@ -87,15 +87,8 @@ async fn locate(client: &mut Client, container: &str) -> Result<ContainerLogResp
     Ok(answer)
 }
 
-/// A container's log, where it ends now.
-pub(super) async fn open_at_end(client: &mut Client, container: &str) -> Result<Log> {
-    let mut log = Log::open(Path::new(&locate(client, container).await?.path))?;
-    log.seek_to_last(0)?;
-    Ok(log)
-}
-
 /// Shows what is written until the container has ended, over rotations.
-pub(super) async fn follow(client: &mut Client, container: &str, mut log: Log, mut show: Show) -> Result<()> {
+async fn follow(client: &mut Client, container: &str, mut log: Log, mut show: Show) -> Result<()> {
     let end = exit_code(client, container);
     tokio::pin!(end);
     let mut ended = false;

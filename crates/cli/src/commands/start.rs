@@ -1,10 +1,9 @@
 //! `strata start`
 
-use super::logs::{self, Show};
 use super::{Context, each};
 use crate::client::Client;
 use crate::error::{Error, Result};
-use crate::foreground::{Foreground, exit_code, prepare};
+use crate::foreground::{Foreground, prepare};
 use crate::output::Output;
 use crate::session::attach::Wanted;
 use crate::{detach, terminal};
@@ -49,28 +48,12 @@ async fn start(client: &mut Client, container: &str) -> Result<()> {
     Ok(())
 }
 
+/// Attaches before it starts, so that no output is missed; stratad sets a container that has ended up once more.
 async fn attached(args: &Args, client: &mut Client, container: &str) -> Result<i32> {
-    // A container that was never started can be attached to before it is; one that has ended has no shim to attach to.
-    match prepare(client, container).await {
-        Ok(to) => {
-            let foreground = begin(args, &to).await?;
-            start(client, container).await?;
-            Ok(foreground.follow(client, true).await?.code())
-        }
-        Err(e) if !e.is_wrong_state() => Err(e),
-        Err(_) if args.interactive => {
-            start(client, container).await?;
-            let to = prepare(client, container).await?;
-            Ok(begin(args, &to).await?.follow(client, true).await?.code())
-        }
-        // Its log has everything from the first byte, which an attach after the start could miss.
-        Err(_) => {
-            let log = logs::open_at_end(client, container).await?;
-            start(client, container).await?;
-            logs::follow(client, container, log, Show::default()).await?;
-            exit_code(client, container).await
-        }
-    }
+    let to = prepare(client, container).await?;
+    let foreground = begin(args, &to).await?;
+    start(client, container).await?;
+    Ok(foreground.follow(client, true).await?.code())
 }
 
 async fn begin(args: &Args, to: &PrepareAttachResponse) -> Result<Foreground> {
