@@ -1,15 +1,10 @@
 //! Limits: memory, processors, processes, and what happens at them.
 
 use k8s_cri::v1 as cri;
-use strata_e2e::node::{Node, cgroups, container, pod, test};
+use strata_e2e::node::{cgroups, container, pod, test};
 
 fn limited(config: &mut cri::ContainerConfig, change: impl FnOnce(&mut cri::LinuxContainerResources)) {
     change(config.linux.get_or_insert_default().resources.get_or_insert_default());
-}
-
-/// The cgroup of a container in a pod without a parent of its own.
-fn cgroup(node: &Node, pod_id: &str, id: &str) -> String {
-    format!("{}/pods/{pod_id}/{id}", node.cgroup())
 }
 
 #[test]
@@ -47,8 +42,7 @@ fn limits_reach_the_kernel() {
             r.oom_score_adj = 500;
         });
         let id = node.run_container(&pod_id, &config, &wanted);
-        let at = cgroup(node, &pod_id, &id);
-        let read = |files| cgroups::read(&at, files).unwrap_or_else(|| panic!("{at}: none of {files:?}"));
+        let read = |files| cgroups::read(node.cgroup(), &id, files);
         assert_eq!(read(["memory.limit_in_bytes", "memory.max"]), (64 << 20).to_string());
         assert!(matches!(read(["cpu.cfs_quota_us", "cpu.max"]).as_str(), "25000" | "25000 50000"));
         assert!(matches!(read(["cpu.shares", "cpu.weight"]).as_str(), "512" | "20"));
@@ -145,8 +139,7 @@ fn limits_of_strata_run() {
         ];
         let flags: Vec<&str> = flags.into_iter().chain([image.as_str(), "sh", "-c", script]).collect();
         let id = node.strata(&flags).ok().text().to_owned();
-        let at = format!("{}/{id}", node.cgroup());
-        let read = |files| cgroups::read(&at, files).unwrap_or_else(|| panic!("{at}: none of {files:?}"));
+        let read = |files| cgroups::read(node.cgroup(), &id, files);
         assert_eq!(read(["memory.limit_in_bytes", "memory.max"]), (48 << 20).to_string());
         assert_eq!(read(["pids.max", "pids.max"]), "20");
         let logged = || {

@@ -75,13 +75,15 @@ pub fn remove(root: &str) {
     }
 }
 
-/// The value of a controller's file in the cgroup `path`: v1's or v2's file, whichever is there.
-pub fn read(path: &str, files: [&str; 2]) -> Option<String> {
-    existing(path)
+/// The value of a controller's file in the cgroup called `name` below `root`: v1's or v2's file, whichever is there.
+#[track_caller]
+pub fn read(root: &str, name: &str, files: [&str; 2]) -> String {
+    let found = below(root)
         .iter()
+        .filter(|dir| dir.ends_with(name))
         .flat_map(|dir| files.map(|file| dir.join(file)))
-        .find_map(|file| std::fs::read_to_string(file).ok())
-        .map(|text| text.trim().to_owned())
+        .find_map(|file| std::fs::read_to_string(file).ok());
+    found.unwrap_or_else(|| panic!("no {files:?} in a cgroup {name} below {root}")).trim().to_owned()
 }
 
 /// Whether cgroups can be made here.
