@@ -6,6 +6,7 @@
 
 use crate::config::Config;
 use crate::container::plan::security::Filters;
+use crate::container::plan::user;
 use crate::container::{Container, ContainerInfo, Containers};
 use crate::error::{Error, Result};
 use crate::images::Images;
@@ -46,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) spawner: Spawner,
     /// Compiled seccomp filters.
     pub(crate) filters: Filters,
+    /// User databases of images.
+    pub(crate) users: user::Known,
     /// This daemon's capability bounding set: what containers can have at most.
     pub(crate) bounding: u64,
     /// Which boot this is.
@@ -86,6 +89,7 @@ impl Node {
             pods: Pods::default(),
             containers: Containers::default(),
             filters: Filters::default(),
+            users: user::Known::default(),
             making_pods: Flights::default(),
             making_containers: Flights::default(),
             warned: Mutex::default(),

@@ -236,6 +236,13 @@ impl Node {
                 continue;
             }
             let changed = match told.iter().find(|t| t.id == container.id()) {
+                // Recorded, but never made: nobody was told of it.
+                None if container.record().runs == 0 && container.record().origin == Origin::Kubernetes => {
+                    if let Err(e) = self.forget_container(&container).await {
+                        tracing::warn!(container = short(container.id()), error = %e, "cannot be discarded");
+                    }
+                    continue;
+                }
                 None => {
                     self.declare_dead(&container, "its shim does not know it any more").await;
                     continue;

@@ -28,9 +28,10 @@ impl Node {
         let ContainerRequest { config, extras } = request;
         let name = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
         let defaults = image_defaults(&name, &image.config);
-        let view = self.store.image_view(image)?;
         let context = security_context(&config);
-        let user = resolve_user(&context, &extras, &defaults, &databases(view.root())?)?;
+        let known =
+            self.users.of_image(image.id.as_str(), || databases(self.store.image_view(image)?.root()))?;
+        let user = resolve_user(&context, &extras, &defaults, &known)?;
         let process = process_record(pod, &config, &extras, &defaults, &user)?;
         let stop_signal =
             command::stop_signal(extras.stop_signal.as_deref(), config.stop_signal(), &defaults)?;

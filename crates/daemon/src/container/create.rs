@@ -138,7 +138,11 @@ impl Node {
     ) -> Result<()> {
         let shim = container.pod().need_shim()?;
         let deadline = Duration::from_millis(plan.create_timeout_ms) + crate::shim::PROMPT;
-        let pid = match shim.call(Request::Create(Box::new(plan)), deadline).await.map_err(Error::from)? {
+        let revived = container.state() == ContainerState::Exited;
+        // At once: what is recorded without being there is found out at the next start of stratad.
+        let create = shim.call(Request::Create(Box::new(plan)), deadline);
+        let (answer, written) = tokio::join!(create, self.put_container(container));
+        let pid = match answer.map_err(Error::from)? {
             Reply::Created { pid, warnings } => {
                 for warning in warnings {
                     self.warn_once(&warning);
@@ -147,8 +151,7 @@ impl Node {
             }
             other => return Err(Error::internal(format!("the shim answered a creation with {other:?}"))),
         };
-        let revived = container.state() == ContainerState::Exited;
-        self.put_container(container).await?;
+        written?;
         container.change(if revived { Change::Revived } else { Change::Created }, |live| {
             *live = Live { pid, ..Live::at(ContainerState::Created) };
         })?;

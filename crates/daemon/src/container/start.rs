@@ -42,10 +42,11 @@ impl Node {
 
     async fn start_created(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let shim = container.pod().need_shim()?;
-        // Durable before the program runs: after a power cut it is known that it did.
+        // Durable before anybody is told: after a power cut it is known that the program ran.
         container.edit(|r| r.runs += 1);
-        self.put_container(container).await?;
-        let started = shim.done(Request::Start { id: container.id().to_owned() }, EXEC).await;
+        let start = shim.done(Request::Start { id: container.id().to_owned() }, EXEC);
+        let (started, written) = tokio::join!(start, self.put_container(container));
+        written?;
         if let Err(e) = started {
             return Err(Error::from(e).context(format!("container {}", short(container.id()))));
         }

@@ -8,7 +8,7 @@ use super::{Pod, files};
 use crate::config::plain_cgroup;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{new_id, now};
-use crate::net::{AttachRequest, Attachment, PortMapping, Protocol};
+use crate::net::{AttachRequest, PortMapping, Protocol};
 use crate::node::Node;
 use crate::request::{NetworkMode, Origin, PodRequest};
 use crate::shim::{Connected, Shim};
@@ -127,39 +127,34 @@ impl Node {
                     format!("the pod network is not ready: {}", status.message),
                 ));
             }
-            // The intent is durable before anything is attached: no address can be lost.
-            self.put_pod(pod).await?;
         }
         let (node, own) = (self.clone(), pod.clone());
-        blocking(move || node.prepare(&own)).await?;
+        let prepare = blocking(move || node.prepare(&own));
+        // The intent is durable before anything is attached: no address can be lost.
+        let intent = async { if network.is_some() { self.put_record(pod.record()).await } else { Ok(()) } };
+        let (prepared, intended) = tokio::join!(prepare, intent);
+        prepared?;
+        intended?;
         let attach = async {
-            match &network {
-                None => Ok(None),
-                Some(provider) => provider.attach(attach_request(&record)?).await.map(Some),
-            }
+            let attachment = match &network {
+                None => None,
+                Some(provider) => Some(provider.attach(attach_request(&record)?).await?),
+            };
+            // Recorded as ready while its shim starts: one without a shim is found out at the next start of stratad.
+            pod.edit(|r| {
+                r.network.attachment.clone_from(&attachment);
+                r.boot_id.clone_from(&self.boot_id);
+            });
+            self.put_record(PodRecord { state: PodState::Ready, ..pod.record() }).await?;
+            Ok::<_, Error>(attachment)
         };
-        let (attached, connected) = tokio::join!(attach, self.start_shim(pod));
         // Both have ended before either's failure takes the pod down.
-        if let Ok(Some(attachment)) = &attached {
-            pod.edit(|r| r.network.attachment = Some(attachment.clone()));
-        }
-        let (attachment, connected) = (attached?, connected?);
-        self.finish(pod, &record, attachment, connected).await
-    }
-
-    async fn finish(
-        self: &Arc<Self>,
-        pod: &Arc<Pod>,
-        record: &PodRecord,
-        attachment: Option<Attachment>,
-        connected: Connected,
-    ) -> Result<()> {
+        let (attachment, connected) = tokio::join!(attach, self.start_shim(pod));
+        let (attachment, connected) = (attachment?, connected?);
         let ips = attachment.map(|a| a.ips).unwrap_or_default();
-        files::write_hosts(pod.state_dir(), &hostname(record), &ips, record.namespaces.net.is_none())?;
-        pod.edit(|r| r.boot_id.clone_from(&self.boot_id));
+        files::write_hosts(pod.state_dir(), &hostname(&record), &ips, record.namespaces.net.is_none())?;
         pod.set_shim(Some(connected.shim.clone()));
         pod.change(Change::Ready)?;
-        self.put_pod(pod).await?;
         tokio::spawn(self.clone().watch_pod(pod.clone(), connected.events));
         Ok(())
     }
@@ -240,7 +235,11 @@ impl Node {
 
     /// Writes a pod's record durably.
     pub(crate) async fn put_pod(&self, pod: &Pod) -> Result<()> {
-        let (store, record) = (self.store.clone(), pod.record());
+        self.put_record(pod.record()).await
+    }
+
+    async fn put_record(&self, record: PodRecord) -> Result<()> {
+        let store = self.store.clone();
         blocking(move || {
             let json =
                 serde_json::to_vec(&record).map_err(|e| Error::internal(format!("pod record: {e}")))?;

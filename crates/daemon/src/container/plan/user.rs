@@ -19,6 +19,37 @@ pub(crate) struct User {
     pub(crate) home: String,
 }
 
+/// Databases of images, which never change: reading one takes a mount.
+#[derive(Debug, Default)]
+pub(crate) struct Known(std::sync::Mutex<std::collections::HashMap<String, std::sync::Arc<Databases>>>);
+
+/// How many images' databases are kept.
+const KNOWN: usize = 64;
+
+impl Known {
+    /// An image's databases, read with `read` if they are not known yet.
+    ///
+    /// # Errors
+    /// What `read` says.
+    pub(crate) fn of_image(
+        &self,
+        image: &str,
+        read: impl FnOnce() -> Result<Databases>,
+    ) -> Result<std::sync::Arc<Databases>> {
+        let lock = || self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if let Some(known) = lock().get(image) {
+            return Ok(known.clone());
+        }
+        let read = std::sync::Arc::new(read()?);
+        let mut known = lock();
+        if known.len() >= KNOWN {
+            known.clear();
+        }
+        known.insert(image.to_owned(), read.clone());
+        Ok(read)
+    }
+}
+
 /// The user databases of a container.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Databases {
