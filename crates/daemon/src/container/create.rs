@@ -4,11 +4,11 @@ use super::record::ContainerRecord;
 use super::state::{Change, ContainerState};
 use super::{Container, Live};
 use crate::error::{Error, Kind, Result};
-use crate::ids::new_id;
+use crate::ids::{is_id, new_id};
 use crate::node::Node;
 use crate::pod::state::PodState;
 use crate::pod::{Pod, short};
-use crate::request::{ContainerRequest, PodRequest};
+use crate::request::{ContainerRequest, Origin, PodRequest};
 use crate::tasks::{blocking, detached};
 use futures_util::FutureExt;
 use std::sync::Arc;
@@ -83,7 +83,7 @@ impl Node {
                 pod.state().word()
             )));
         }
-        let id = new_id()?;
+        let id = container_id(pod)?;
         if let Some(name) = &request.extras.name {
             self.containers.reserve(name, &id)?;
         }
@@ -195,6 +195,12 @@ impl Node {
             }
         }
     }
+}
+
+/// A new ID. A pod of the strata command was named after the one container that it is for, whose host name shows it.
+fn container_id(pod: &Pod) -> Result<String> {
+    let uid = pod.config().metadata.as_ref().map(|m| m.uid.clone()).unwrap_or_default();
+    if pod.origin() == Origin::Strata && is_id(&uid) { Ok(uid) } else { new_id() }
 }
 
 struct Prepared {
