@@ -39,7 +39,6 @@ pub(crate) fn start() -> io::Result<Shim> {
         let own = hierarchy.group(&plan.shim_cgroup).map_err(|e| fatal("own cgroup", e))?;
         let join = own.join().map_err(|e| fatal("own cgroup", e))?;
         join.enter().map_err(|e| fatal("own cgroup", e))?;
-        enter_unified(&own)?;
     }
     if let Some(adj) = plan.oom_score_adj {
         // Clamped to what the node allows: stratad has warned of it once.
@@ -74,14 +73,6 @@ fn read_plan() -> io::Result<PodPlan> {
     }
     let text = std::fs::read(&path).map_err(|e| fatal(&format!("read {}", Path::new(&path).display()), e))?;
     serde_json::from_slice(&text).map_err(|e| fatal(&format!("parse {}", Path::new(&path).display()), e))
-}
-
-/// A running process enters a v2 group by its procs file; only a new one can be born there.
-fn enter_unified(own: &strata_cgroup::Group) -> io::Result<()> {
-    match own.v2_dir() {
-        Some(dir) => std::fs::write(dir.join("cgroup.procs"), "0").map_err(|e| fatal("own cgroup", e)),
-        None => Ok(()),
-    }
 }
 
 fn open_namespaces(plan: &PodPlan) -> io::Result<Namespaces> {

@@ -8,7 +8,7 @@ use crate::poll::{Poll, Ready, Token};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
 use std::collections::BTreeMap;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,6 +19,9 @@ use strata_wire::PodPlan;
 
 /// What is read at once from streams and attached clients; there is one such buffer.
 const BUFFER: usize = 64 << 10;
+
+/// How long after its start this process moves into its cgroup of the unified hierarchy: once its pod is up.
+const MOVE_AFTER: Duration = Duration::from_secs(1);
 
 /// A reply that is owed: the connection and the request's ID.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,8 @@ pub(crate) struct Shim {
     pub(crate) shutdown: Option<Shutdown>,
     next: u32,
     leave: bool,
+    /// When this process moves into its group of the unified hierarchy; `None`: it has.
+    moves: Option<Instant>,
 }
 
 /// The init of the pod's shared PID namespace.
@@ -99,6 +104,7 @@ impl Shim {
             shutdown: None,
             next: 0,
             leave: false,
+            moves: Some(Instant::now() + MOVE_AFTER),
         }
     }
 
@@ -187,7 +193,7 @@ impl Shim {
         let execs = self.execs.values().filter_map(|e| e.deadline);
         let now = Instant::now();
         let shutdown = self.shutdown.iter().map(|_| now + TICK);
-        containers.chain(execs).chain(shutdown).chain(self.leftovers_due(now)).min()
+        containers.chain(execs).chain(shutdown).chain(self.leftovers_due(now)).chain(self.moves).min()
     }
 
     fn pass_deadlines(&mut self) {
@@ -199,8 +205,27 @@ impl Shim {
         let execs: Vec<u32> = self.execs.iter().filter(|(_, e)| due(e.deadline)).map(|(id, _)| *id).collect();
         execs.into_iter().for_each(|id| self.exec_due(id));
         self.look_at_leftovers(now);
+        if due(self.moves) {
+            self.moves = None;
+            self.enter_unified();
+        }
         if let Some(shutdown) = self.shutdown {
             self.continue_shutdown(shutdown, now);
+        }
+    }
+
+    /// A running process enters a v2 group by its procs file, for which the kernel waits until every processor has seen
+    /// it: 7 ms and more, which nobody should wait for at the start. Children are born where they belong meanwhile.
+    fn enter_unified(&self) {
+        let group = match self.plan.shim_cgroup.as_str() {
+            "" => None,
+            name => self.hierarchy.group(name).ok(),
+        };
+        if let Some(dir) = group.and_then(|g| g.v2_dir())
+            && let Err(e) = std::fs::write(dir.join("cgroup.procs"), "0")
+        {
+            // It stays in stratad's, where it is as safe from the kubelet.
+            let _ = writeln!(io::stderr(), "strata-shim: {}: {e}", dir.display());
         }
     }
 
