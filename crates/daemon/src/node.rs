@@ -131,6 +131,16 @@ impl Node {
         pod.settled(Duration::from_secs(self.config.limits.recovery_timeout)).await
     }
 
+    /// Waits until recovery has dealt with every pod, within its bound: what is told before that may be wrong. A container
+    /// whose state is unknown would be killed and replaced.
+    pub(crate) async fn recovered(&self) {
+        for pod in self.pods.all() {
+            if let Err(e) = self.settled(&pod).await {
+                tracing::debug!(error = %e, "told before it is known");
+            }
+        }
+    }
+
     /// The container that a person means: an ID, a name, or an unambiguous prefix of an ID; of every origin.
     pub(crate) fn find_container(&self, what: &str) -> Result<Arc<Container>> {
         self.containers.find(what)

@@ -266,15 +266,18 @@ impl Node {
             if let Err(e) = changed {
                 tracing::warn!(container = short(container.id()), error = %e, "state");
             }
-            self.read_frozen(&container);
+            self.thaw_left_frozen(&container);
         }
         self.remove_unknown(pod, told).await;
     }
 
-    fn read_frozen(&self, container: &Container) {
-        let frozen = self.group(&container.record().cgroup).ok().and_then(|g| g.is_frozen().ok());
-        if frozen == Some(true) {
-            container.adjust(|live| live.paused = true);
+    /// A commit freezes what it reads; one that was cut off left it frozen.
+    fn thaw_left_frozen(&self, container: &Container) {
+        let Ok(group) = self.group(&container.record().cgroup) else { return };
+        if group.is_frozen().is_ok_and(|frozen| frozen)
+            && let Err(e) = group.thaw()
+        {
+            tracing::warn!(container = short(container.id()), error = %e, "cannot be thawed");
         }
     }
 

@@ -199,7 +199,8 @@ mod tests {
     fn others_are_refused() {
         let error = apply(&mut Execution::default(), "RUN rm -rf /").unwrap_err();
         assert_eq!(error.to_string(), "RUN is not a valid change command");
-        for bad in ["EXPOSE x", "EXPOSE 0", "ENV", "ENV A", "LABEL =x", "USER", "VOLUME", "HEALTHCHECK x", ""] {
+        for bad in ["EXPOSE x", "EXPOSE 0", "ENV", "ENV A", "LABEL =x", "USER", "VOLUME", "HEALTHCHECK x", ""]
+        {
             assert!(apply(&mut Execution::default(), bad).is_err(), "{bad}");
         }
     }

@@ -49,7 +49,9 @@ pub enum DocumentError {
         source: DigestError,
     },
     /// Docker's schema 1, dead since 2019.
-    #[error("{0} is Docker's image manifest schema 1, which is no longer supported: push the image again with a current client")]
+    #[error(
+        "{0} is Docker's image manifest schema 1, which is no longer supported: push the image again with a current client"
+    )]
     Schema1(String),
     /// Some other media type.
     #[error("media type {0:?} is neither an image manifest nor an index")]
@@ -236,7 +238,8 @@ impl Manifest {
             config: &'a Descriptor,
             layers: &'a [Descriptor],
         }
-        let out = Out { schema_version: 2, media_type: OCI_MANIFEST, config: &self.config, layers: &self.layers };
+        let out =
+            Out { schema_version: 2, media_type: OCI_MANIFEST, config: &self.config, layers: &self.layers };
         // Strings and numbers only: there is nothing in it that JSON cannot say.
         serde_json::to_vec(&out).unwrap_or_default()
     }
@@ -303,7 +306,9 @@ mod tests {
 
     #[test]
     fn a_manifest_round_trips() {
-        let Document::Manifest(m) = Document::parse(OCI_MANIFEST, manifest(OCI_LAYER_GZIP).as_bytes()).unwrap() else {
+        let Document::Manifest(m) =
+            Document::parse(OCI_MANIFEST, manifest(OCI_LAYER_GZIP).as_bytes()).unwrap()
+        else {
             panic!("no manifest")
         };
         assert_eq!(m.layers[0].compression(), Ok(Compression::Gzip));
@@ -335,9 +340,13 @@ mod tests {
         assert!(bad(OCI_MANIFEST, &both).to_string().contains("ambiguous"));
         let swapped = manifest(OCI_LAYER_GZIP).replacen('{', &format!(r#"{{"mediaType":"{OCI_INDEX}","#), 1);
         assert!(bad(OCI_MANIFEST, &swapped).to_string().contains("served as"));
-        let artifact = manifest(OCI_LAYER_GZIP).replace(OCI_CONFIG, "application/vnd.cncf.helm.config.v1+json");
+        let artifact =
+            manifest(OCI_LAYER_GZIP).replace(OCI_CONFIG, "application/vnd.cncf.helm.config.v1+json");
         assert!(matches!(bad(OCI_MANIFEST, &artifact), DocumentError::NotAnImage(_)));
         let digest = manifest(OCI_LAYER_GZIP).replace("sha256:", "sha256:../");
-        assert!(matches!(bad(OCI_MANIFEST, &digest), DocumentError::Digest { .. } | DocumentError::Parse { .. }));
+        assert!(matches!(
+            bad(OCI_MANIFEST, &digest),
+            DocumentError::Digest { .. } | DocumentError::Parse { .. }
+        ));
     }
 }

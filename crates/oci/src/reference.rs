@@ -61,7 +61,9 @@ pub enum ReferenceError {
     #[error("invalid reference format: {0:?} is no registry host")]
     Domain(String),
     /// A tag that the grammar does not allow.
-    #[error("invalid reference format: {0:?} is no tag; a tag has at most {MAX_TAG} letters, digits, '_', '.' and '-', and starts with none of the last two")]
+    #[error(
+        "invalid reference format: {0:?} is no tag; a tag has at most {MAX_TAG} letters, digits, '_', '.' and '-', and starts with none of the last two"
+    )]
     Tag(String),
     /// What follows `@` is no digest.
     #[error("invalid reference format: {0}")]
@@ -355,9 +357,37 @@ mod tests {
     #[test]
     fn what_the_grammar_refuses() {
         for text in [
-            ":tag", "a:", "a:-x", "a:.x", "a@", "a@sha256:12", "/a", "a/", "a//b", "a..b", "a._b", "a___b", "-a",
-            "a-", "_a", "a b", "a/b@c", "a.b:port/c", "a.b:99999/c", "a.b:/c", "-a.b/c", "a-.b/c", "[::1/a",
-            "[::g]/a", "[::1]x/a", "[fe80::1%eth0]/a", "é", "a:é", "x.y/..", "https://a.b/c", "a@b@c",
+            ":tag",
+            "a:",
+            "a:-x",
+            "a:.x",
+            "a@",
+            "a@sha256:12",
+            "/a",
+            "a/",
+            "a//b",
+            "a..b",
+            "a._b",
+            "a___b",
+            "-a",
+            "a-",
+            "_a",
+            "a b",
+            "a/b@c",
+            "a.b:port/c",
+            "a.b:99999/c",
+            "a.b:/c",
+            "-a.b/c",
+            "a-.b/c",
+            "[::1/a",
+            "[::g]/a",
+            "[::1]x/a",
+            "[fe80::1%eth0]/a",
+            "é",
+            "a:é",
+            "x.y/..",
+            "https://a.b/c",
+            "a@b@c",
             "[[::1]]/a",
         ] {
             assert!(Reference::parse(text).is_err(), "{text} was taken for {:?}", Reference::parse(text));

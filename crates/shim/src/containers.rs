@@ -266,7 +266,8 @@ impl Shim {
                 container.channel = None;
                 container.started_at = clock::now();
                 container.stage = Stage::Running;
-                self.reply(reply, Reply::Ok);
+                let started_at = container.started_at;
+                self.reply(reply, Reply::Started { started_at });
             }
             Stage::Creating { .. } => {
                 let message = "the process died without saying why; the node may be out of memory, or the \

@@ -31,7 +31,7 @@ pub enum Request {
     State,
     /// Sets a container up to the barrier before its program; answered by [`Reply::Created`].
     Create(Box<ContainerPlan>),
-    /// Lets a created container's program run; answered by [`Reply::Ok`] once execve(2) has succeeded.
+    /// Lets a created container's program run; answered by [`Reply::Started`] once execve(2) has succeeded.
     Start {
         /// The container.
         id: String,
@@ -125,6 +125,11 @@ pub enum Reply {
         /// What the node could not give, one sentence each.
         #[serde(default)]
         warnings: Vec<String>,
+    },
+    /// To [`Request::Start`].
+    Started {
+        /// When the program began, in nanoseconds since 1970: what the exit record will say too.
+        started_at: i64,
     },
     /// To [`Request::Exec`].
     ExecStarted {

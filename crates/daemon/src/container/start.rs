@@ -3,7 +3,6 @@
 use super::state::{Change, ContainerState};
 use super::{Container, Live};
 use crate::error::{Error, Result};
-use crate::ids::now;
 use crate::node::Node;
 use crate::pod::short;
 use crate::pod::state::PodState;
@@ -11,7 +10,7 @@ use crate::request::{AttachTarget, Origin};
 use crate::tasks::{blocking, detached};
 use std::sync::Arc;
 use std::time::Duration;
-use strata_wire::Request;
+use strata_wire::{Reply, Request};
 
 /// How long execve(2) may take: the program may lie on a slow disk.
 const EXEC: Duration = Duration::from_secs(120);
@@ -44,13 +43,16 @@ impl Node {
         let shim = container.pod().need_shim()?;
         // Durable before anybody is told: after a power cut it is known that the program ran.
         container.edit(|r| r.runs += 1);
-        let start = shim.done(Request::Start { id: container.id().to_owned() }, EXEC);
+        let start = shim.call(Request::Start { id: container.id().to_owned() }, EXEC);
         let (started, written) = tokio::join!(start, self.put_container(container));
         written?;
-        if let Err(e) = started {
-            return Err(Error::from(e).context(format!("container {}", short(container.id()))));
-        }
-        let changed = container.change(Change::Started, |live| live.started_at = now());
+        // The shim's time, which its exit record says too.
+        let started_at = match started {
+            Ok(Reply::Started { started_at }) => started_at,
+            Ok(other) => return Err(Error::internal(format!("the shim answered a start with {other:?}"))),
+            Err(e) => return Err(Error::from(e).context(format!("container {}", short(container.id())))),
+        };
+        let changed = container.change(Change::Started, |live| live.started_at = started_at);
         match changed {
             // A short program may have ended before its start was answered.
             Err(_) if container.state() == ContainerState::Exited => Ok(()),

@@ -194,7 +194,9 @@ impl Node {
         let changed = container.change(Change::Exited, |live| {
             live.pid = 0;
             live.paused = false;
-            live.started_at = exit.started_at.max(live.started_at);
+            if exit.started_at > 0 {
+                live.started_at = exit.started_at;
+            }
             live.exit = Some(exit.clone());
         });
         match changed {

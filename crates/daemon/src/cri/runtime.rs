@@ -91,6 +91,7 @@ impl Service for RuntimeService {
         request: Request<PodSandboxStatusRequest>,
     ) -> Answer<PodSandboxStatusResponse> {
         let request = request.into_inner();
+        self.node.recovered().await;
         Ok(Response::new(pods::status(&self.node, &request.pod_sandbox_id, request.verbose)?))
     }
 
@@ -98,6 +99,7 @@ impl Service for RuntimeService {
         &self,
         request: Request<ListPodSandboxRequest>,
     ) -> Answer<ListPodSandboxResponse> {
+        self.node.recovered().await;
         let items = pods::list(&self.node, request.into_inner().filter.as_ref());
         Ok(Response::new(ListPodSandboxResponse { items }))
     }
@@ -158,6 +160,7 @@ impl Service for RuntimeService {
         &self,
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
+        self.node.recovered().await;
         let containers = containers::list(&self.node, request.into_inner().filter.as_ref());
         Ok(Response::new(ListContainersResponse { containers }))
     }
@@ -174,6 +177,7 @@ impl Service for RuntimeService {
         request: Request<ContainerStatusRequest>,
     ) -> Answer<ContainerStatusResponse> {
         let request = request.into_inner();
+        self.node.recovered().await;
         let container = containers::own(&self.node, &request.container_id)?;
         Ok(Response::new(containers::status(&container, request.verbose)))
     }
@@ -231,6 +235,7 @@ impl Service for RuntimeService {
         &self,
         request: Request<ListContainerStatsRequest>,
     ) -> Answer<ListContainerStatsResponse> {
+        self.node.recovered().await;
         let stats = stats::of_containers(&self.node, request.into_inner().filter.as_ref()).await?;
         Ok(Response::new(ListContainerStatsResponse { stats }))
     }
@@ -255,6 +260,7 @@ impl Service for RuntimeService {
         &self,
         request: Request<ListPodSandboxStatsRequest>,
     ) -> Answer<ListPodSandboxStatsResponse> {
+        self.node.recovered().await;
         let stats = stats::of_pods(&self.node, request.into_inner().filter.as_ref()).await?;
         Ok(Response::new(ListPodSandboxStatsResponse { stats }))
     }

@@ -115,10 +115,12 @@ impl debug_server::Debug for DebugService {
         &self,
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
+        self.node.recovered().await;
         answer(containers::list(&self.node, request.get_ref()).await)
     }
 
     async fn inspect_container(&self, request: Request<InspectRequest>) -> Answer<InspectResponse> {
+        self.node.recovered().await;
         answer(inspect_container::inspect(&self.node, request.into_inner()).await)
     }
 
@@ -127,6 +129,7 @@ impl debug_server::Debug for DebugService {
     }
 
     async fn commit(&self, request: Request<CommitRequest>) -> Answer<CommitResponse> {
+        self.node.recovered().await;
         answer(diff_commit::commit(&self.node, request.into_inner()).await)
     }
 
@@ -143,10 +146,12 @@ impl debug_server::Debug for DebugService {
     }
 
     async fn list_pods(&self, _: Request<ListPodsRequest>) -> Answer<ListPodsResponse> {
+        self.node.recovered().await;
         answer(Ok(system::pods(&self.node)))
     }
 
     async fn system_df(&self, request: Request<SystemDfRequest>) -> Answer<SystemDfResponse> {
+        self.node.recovered().await;
         answer(usage::df(&self.node, request.get_ref().verbose).await)
     }
 

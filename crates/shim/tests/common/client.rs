@@ -136,7 +136,10 @@ impl Client {
     }
 
     pub fn start(&mut self, id: &str) {
-        self.done(Request::Start { id: id.into() });
+        match self.call(Request::Start { id: id.into() }) {
+            Reply::Started { started_at } => assert!(started_at > 0),
+            other => panic!("start: {other:?}"),
+        }
     }
 
     pub fn run(&mut self, plan: &ContainerPlan) -> i32 {
