@@ -9,6 +9,7 @@ use crate::notify;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 use strata_api::cri::image_service_server::ImageServiceServer;
 use strata_api::cri::runtime_service_server::RuntimeServiceServer;
 use strata_api::debug::debug_server::DebugServer;
@@ -19,6 +20,9 @@ use tokio_stream::wrappers::UnixListenerStream;
 
 /// What the kubelet sends and takes at most.
 const MAX_MESSAGE: usize = 16 << 20;
+
+/// How long calls may go on once a stop has been asked for. What they began goes on without them.
+const GRACE: Duration = Duration::from_secs(3);
 
 /// Serves until `stop` ends.
 pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {
@@ -36,9 +40,26 @@ pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Re
     if let Err(e) = notify::notify("READY=1") {
         tracing::warn!(error = %e, "the service manager cannot be told that stratad is ready");
     }
-    let served = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop).await;
+    let (tell, told) = tokio::sync::watch::channel(false);
+    let stopped = async move {
+        stop.await;
+        tell.send_replace(true);
+    };
+    let serving = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped);
+    let served = tokio::select! {
+        served = serving => served.map_err(|e| Error::internal(format!("server: {e}"))),
+        () = overdue(told) => Ok(()),
+    };
     let _ = std::fs::remove_file(&path);
-    served.map_err(|e| Error::internal(format!("server: {e}")))
+    served
+}
+
+/// Ends a while after a stop has been asked for: some calls, such as a wait for a container, end no sooner than that does.
+async fn overdue(mut told: tokio::sync::watch::Receiver<bool>) {
+    if told.wait_for(|stopping| *stopping).await.is_err() {
+        return std::future::pending().await;
+    }
+    tokio::time::sleep(GRACE).await;
 }
 
 /// Binds the socket for root only. What an earlier daemon left under its name is replaced: the lock on the root says that

@@ -11,6 +11,7 @@ use crate::pod::{Pod, short};
 use crate::request::{ContainerRequest, Origin, PodRequest};
 use crate::tasks::{blocking, detached};
 use futures_util::FutureExt;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use strata_api::cri;
@@ -181,6 +182,7 @@ impl Node {
         })?;
         let lease = self.store.lease(&format!("creation of container {id}"))?;
         let record = self.record(pod, id, request, &image)?;
+        make_log_directory(&record)?;
         let snapshot = self.store.create_snapshot(&lease, id, &image)?;
         let planned = self.plan(pod, &record, &snapshot).and_then(|plan| {
             self.make_group(&record)?;
@@ -194,6 +196,16 @@ impl Node {
                 Err(e)
             }
         }
+    }
+}
+
+/// The kubelet makes the directory of a container's log; other clients leave it to the runtime.
+fn make_log_directory(record: &ContainerRecord) -> Result<()> {
+    let directory = record.log_path.as_ref().and_then(|p| Path::new(p).parent());
+    match directory.filter(|_| record.origin == Origin::Kubernetes) {
+        None => Ok(()),
+        Some(dir) => strata_sys::durable::mkdir_all(dir, 0o755)
+            .map_err(|e| Error::precondition(format!("directory of the log: {e}"))),
     }
 }
 

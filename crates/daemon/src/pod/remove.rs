@@ -1,5 +1,6 @@
 //! RemovePodSandbox: a pod goes with its containers and its record.
 
+use super::short;
 use super::state::Change;
 use crate::error::Result;
 use crate::node::Node;
@@ -16,8 +17,11 @@ impl Node {
             let _alone = pod.gate.write().await;
             node.end_containers(&pod).await;
             pod.change(Change::Discarding)?;
-            // From here on it is gone for everybody; should this daemon die, the next one goes on from the record.
-            node.put_pod(&pod).await?;
+            // From here on it is gone for everybody; should this daemon die, the next one goes on from the record. If that
+            // cannot be written, the next one finds a pod without a shim instead.
+            if let Err(e) = node.put_pod(&pod).await {
+                tracing::warn!(pod = short(pod.id()), error = %e, "the pod's record cannot be written");
+            }
             node.discard_pod(&pod).await;
             Ok(())
         })
