@@ -104,7 +104,7 @@ impl Node {
         let own = std::fs::read_to_string("/proc/self/oom_score_adj")
             .ok()
             .and_then(|t| t.trim().parse::<i32>().ok());
-        let resource = strata_sys::caps::by_name("CAP_SYS_RESOURCE").unwrap_or(0);
+        let resource = strata_oci::caps::by_name("CAP_SYS_RESOURCE").unwrap_or(0);
         if self.bounding & resource == 0
             && own.is_some_and(|own| own > self.config.runtime.shim_oom_score_adj)
         {

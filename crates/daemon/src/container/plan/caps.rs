@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use strata_api::cri;
-use strata_sys::caps;
+use strata_oci::caps as names;
 use strata_wire::plan::Capabilities;
 
 /// The sets of a container's process on a node whose bounding set is `node`.
@@ -13,7 +13,7 @@ use strata_wire::plan::Capabilities;
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for an unknown name,
 /// [`FailedPrecondition`](crate::error::Kind::FailedPrecondition) for an added one that the node does not have.
 pub(crate) fn capabilities(wanted: &cri::Capability, privileged: bool, node: u64) -> Result<Capabilities> {
-    let mut set = if privileged { node } else { default_set() & node };
+    let mut set = if privileged { node } else { names::default_mask() & node };
     if wanted.add_capabilities.iter().any(|n| is_all(n)) {
         set = node;
     }
@@ -33,10 +33,6 @@ pub(crate) fn capabilities(wanted: &cri::Capability, privileged: bool, node: u64
     Ok(Capabilities { bounding: set, effective: set, permitted: set, inheritable: ambient, ambient })
 }
 
-fn default_set() -> u64 {
-    strata_oci::caps::DEFAULT.iter().filter_map(|name| caps::by_name(name)).fold(0, |set, bit| set | bit)
-}
-
 fn is_all(name: &str) -> bool {
     let name = name.trim();
     name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL")
@@ -46,7 +42,7 @@ fn is_all(name: &str) -> bool {
 fn named(names: &[String], node: Option<u64>) -> Result<u64> {
     let mut set = 0;
     for name in names.iter().filter(|n| !is_all(n)) {
-        let bit = caps::by_name(name.trim()).ok_or_else(|| {
+        let bit = names::by_name(name.trim()).ok_or_else(|| {
             Error::invalid(format!(
                 "unknown capability {name:?}; capabilities(7) lists them, CAP_ may be left out"
             ))
@@ -65,6 +61,7 @@ fn named(names: &[String], node: Option<u64>) -> Result<u64> {
 mod tests {
     use super::*;
     use crate::error::Kind;
+    use strata_sys::caps;
 
     fn wanted(add: &[&str], drop: &[&str]) -> cri::Capability {
         let owned = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect();
@@ -72,7 +69,7 @@ mod tests {
     }
 
     fn bit(name: &str) -> u64 {
-        caps::by_name(name).unwrap()
+        names::by_name(name).unwrap()
     }
 
     fn set(add: &[&str], drop: &[&str]) -> u64 {
@@ -83,9 +80,9 @@ mod tests {
     fn names_are_taken_with_and_without_prefix_in_any_case() {
         assert_eq!(set(&[], &[]).count_ones(), 14);
         for name in ["SYS_ADMIN", "CAP_SYS_ADMIN", "sys_admin", "cap_sys_admin"] {
-            assert_eq!(set(&[name], &[]), default_set() | bit("CAP_SYS_ADMIN"), "{name}");
+            assert_eq!(set(&[name], &[]), names::default_mask() | bit("CAP_SYS_ADMIN"), "{name}");
         }
-        assert_eq!(set(&[], &["chown"]), default_set() & !bit("CAP_CHOWN"));
+        assert_eq!(set(&[], &["chown"]), names::default_mask() & !bit("CAP_CHOWN"));
     }
 
     #[test]
@@ -94,14 +91,14 @@ mod tests {
         assert_eq!(set(&[], &["ALL"]), 0);
         assert_eq!(set(&["NET_ADMIN"], &["all"]), bit("CAP_NET_ADMIN"));
         assert_eq!(set(&["ALL"], &["NET_ADMIN"]), caps::all() & !bit("CAP_NET_ADMIN"));
-        assert_eq!(set(&["CHOWN"], &["CHOWN"]), default_set() & !bit("CAP_CHOWN"));
+        assert_eq!(set(&["CHOWN"], &["CHOWN"]), names::default_mask() & !bit("CAP_CHOWN"));
     }
 
     #[test]
     fn what_the_node_lacks_is_an_error_only_if_it_was_asked_for() {
         let node = caps::all() & !bit("CAP_SYS_RESOURCE") & !bit("CAP_CHOWN");
         let of = |add: &[&str]| capabilities(&wanted(add, &[]), false, node);
-        assert_eq!(of(&[]).unwrap().bounding, default_set() & !bit("CAP_CHOWN"));
+        assert_eq!(of(&[]).unwrap().bounding, names::default_mask() & !bit("CAP_CHOWN"));
         assert_eq!(of(&["ALL"]).unwrap().bounding, node);
         let error = of(&["SYS_RESOURCE"]).unwrap_err();
         assert_eq!(error.kind(), Kind::FailedPrecondition);

@@ -1,0 +1,69 @@
+use super::*;
+
+const SHIPPED: &str = include_str!("../../../../systemd/config.toml");
+
+#[test]
+fn the_shipped_file_says_the_defaults() {
+    assert_eq!(Config::parse(Path::new("shipped"), SHIPPED).unwrap(), Config::default());
+    let uncommented: String = SHIPPED
+        .lines()
+        .map(|l| match l.strip_prefix('#') {
+            Some(rest) if !rest.starts_with(' ') && !rest.is_empty() => format!("{rest}\n"),
+            _ => format!("{l}\n"),
+        })
+        .collect();
+    assert!(uncommented.contains("\nroot = "), "{uncommented}");
+    let parsed = Config::parse(Path::new("uncommented"), &uncommented).unwrap();
+    assert_eq!(parsed, Config::default());
+    parsed.check().unwrap();
+}
+
+#[test]
+fn the_shipped_file_names_every_key() {
+    // Debug output has every field's name; those that hold tables or values of an enum are keys too.
+    let all = format!("{:?}", Config::default());
+    let names = all
+        .split(|c: char| !(c.is_ascii_alphabetic() || c == '_'))
+        .filter(|w| w.starts_with(|c: char| c.is_ascii_lowercase()))
+        .filter(|w| all.contains(&format!(" {w}: ")));
+    for name in names.filter(|w| w.len() > 1) {
+        let table = format!("[{name}]");
+        assert!(
+            SHIPPED.contains(&format!("#{name} = ")) || SHIPPED.contains(&table),
+            "{name} is missing in the shipped file"
+        );
+    }
+}
+
+#[test]
+fn an_error_names_key_and_line() {
+    let text = "[network]\nsubnet = \"10.0.0.0/8\"\nbrigde = \"x\"\n";
+    let message = Config::parse(Path::new("/etc/strata/config.toml"), text).unwrap_err().to_string();
+    assert!(message.contains("brigde") && message.contains("line 3"), "{message}");
+    let message = Config::parse(Path::new("x"), "[cgroup]\ndriver = \"systemd\"\n").unwrap_err().to_string();
+    assert!(message.contains("systemd") && message.contains("line 2"), "{message}");
+}
+
+#[test]
+fn values_that_make_no_sense_are_refused() {
+    let set = |f: fn(&mut Config)| {
+        let mut c = Config::default();
+        f(&mut c);
+        c.check().unwrap_err().to_string()
+    };
+    assert!(set(|c| c.root = "var".into()).contains("root"));
+    assert!(set(|c| c.cgroup.root = "/a/../b".into()).contains("cgroup.root"));
+    assert!(set(|c| c.cgroup.root = "/".into()).contains("cgroup.root"));
+    assert!(set(|c| c.network.subnet = "10.88.0.0".into()).contains("network.subnet"));
+    assert!(set(|c| c.network.bridge = "much-too-long-a-name".into()).contains("network.bridge"));
+    assert!(set(|c| c.log.level = "a=b=c".into()).contains("log.level"));
+    assert!(set(|c| c.runtime.shim_oom_score_adj = 1001).contains("oom_score_adj"));
+}
+
+#[test]
+fn a_missing_default_file_is_fine_and_a_named_one_is_not() {
+    assert!(matches!(
+        Config::load(Some(Path::new("/nonexistent/strata.toml"))),
+        Err(ConfigError::Read { .. })
+    ));
+}
