@@ -56,7 +56,10 @@ impl Store {
             })?;
             let repeated = diff_ids[n + 1..].contains(diff_id);
             let key = if base.depends_on_position() && !repeated {
-                self.place(lease, diff_id, &base, &chain[n], &stack_of(&keys))
+                // Its own occurrences further down are not below it: it is stacked once.
+                let others = keys.iter().zip(diff_ids).filter(|(_, other)| *other != diff_id);
+                let below: Vec<String> = others.map(|(key, _)| key.clone()).collect();
+                self.place(lease, diff_id, &base, &chain[n], &stack_of(&below))
                     .map_err(|e| e.context(format!("layer {diff_id}")))?
             } else {
                 // One that occurs again higher up counts only there.

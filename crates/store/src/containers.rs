@@ -236,13 +236,22 @@ impl Store {
 
     fn write_record(&self, dir: &Dir, id: &str, name: &str, bytes: &[u8]) -> Result<()> {
         let path = dir.path.join(id);
-        let fresh = match rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(0o700)) {
-            Ok(()) => true,
-            // The first record makes a container's directory durable too.
-            Err(rustix::io::Errno::EXIST) => name == "container.json",
-            Err(e) => return Err(std::io::Error::from(e)).context(|| format!("mkdir {}", path.display())),
+        // A container's directory is made with its writable layer: a record must not bring back one that was removed.
+        let fresh = match name {
+            "pod.json" => match rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(0o700)) {
+                Ok(()) => true,
+                Err(rustix::io::Errno::EXIST) => false,
+                Err(e) => {
+                    return Err(std::io::Error::from(e)).context(|| format!("mkdir {}", path.display()));
+                }
+            },
+            // The first record makes it durable too.
+            other => other == "container.json",
         };
-        let own = durable::open_dir(&path)?;
+        let own = durable::open_dir(&path).map_err(|e| match e.errno {
+            rustix::io::Errno::NOENT => Error::not_found(format!("No such container: {id}")),
+            _ => e.into(),
+        })?;
         durable::write_file(&own, OsStr::new(name), bytes, 0o600).context(|| format!("record of {id}"))?;
         if fresh {
             durable::sync_dir(&dir.fd)?;

@@ -189,8 +189,9 @@ impl Store {
             since: crate::history::now(),
         };
         self.write_refs(&record, &new.names)?;
-        if self.options.discard_blobs {
-            self.discard_layer_blobs(&manifest.layers);
+        // What came from no registry could not be had again.
+        if self.options.discard_blobs && new.origin == Origin::Pull {
+            self.discard_layer_blobs(lease, &manifest.layers);
         }
         self.image(&id)
     }
@@ -264,13 +265,20 @@ impl Store {
             .collect()
     }
 
-    fn discard_layer_blobs(&self, layers: &[Descriptor]) {
+    fn discard_layer_blobs(&self, lease: &Lease, layers: &[Descriptor]) {
         let mut inner = self.index.lock();
         for layer in layers {
-            if inner.blobs.remove(&layer.digest).is_some()
-                && let Err(e) = self.layout.discard(&self.layout.blobs, &blob::name(&layer.digest))
+            let digest = &layer.digest;
+            let kept = inner.held_by_others(lease, digest)
+                || inner
+                    .refs
+                    .values()
+                    .any(|r| r.origin != Origin::Pull && r.layers.iter().any(|l| l.blob.digest == *digest));
+            if !kept
+                && inner.blobs.remove(digest).is_some()
+                && let Err(e) = self.layout.discard(&self.layout.blobs, &blob::name(digest))
             {
-                tracing::warn!(blob = %layer.digest, error = %e, "compressed layer cannot be discarded");
+                tracing::warn!(blob = %digest, error = %e, "compressed layer cannot be discarded");
             }
         }
         drop(inner);

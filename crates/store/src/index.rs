@@ -57,6 +57,11 @@ impl Inner {
         self.leases.entry(lease.id).or_default()
     }
 
+    /// Whether another operation that runs now holds a blob.
+    pub(crate) fn held_by_others(&self, lease: &Lease, digest: &Digest) -> bool {
+        self.leases.iter().any(|(id, held)| *id != lease.id && held.blobs.contains(digest))
+    }
+
     /// The containers that stand on an image.
     pub(crate) fn users(&self, image: &Digest) -> Vec<String> {
         let mut users: Vec<_> =

@@ -146,10 +146,15 @@ impl Store {
         std::fs::write(scratch.path().join("layer.json"), bytes).context(|| format!("write layer {key}"))?;
         let mut inner = self.index.lock();
         inner.held(lease).layers.insert(key.to_owned());
-        let published = self.layout.publish(&scratch.name, &self.layout.layers, key)?;
-        if published || !inner.layers.contains_key(key) {
-            inner.layers.insert(key.to_owned(), Arc::new(record));
+        if inner.layers.contains_key(key) {
+            return Ok(());
         }
+        if !self.layout.publish(&scratch.name, &self.layout.layers, key)? {
+            // A directory that could not be read at the start: this one takes its place.
+            self.layout.discard(&self.layout.layers, key)?;
+            self.layout.publish(&scratch.name, &self.layout.layers, key)?;
+        }
+        inner.layers.insert(key.to_owned(), Arc::new(record));
         Ok(())
     }
 }

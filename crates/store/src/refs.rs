@@ -39,29 +39,36 @@ impl Store {
         }
         // What a registry knew it by belongs to the name it was pulled by.
         let record = RefRecord { pulled: None, since: crate::history::now(), ..(*record).clone() };
-        self.write_refs(&record, std::slice::from_ref(name))
+        let mut inner = self.index.lock();
+        if !inner.images.contains_key(id) {
+            return Err(Error::not_found(format!("No such image: {id}")));
+        }
+        self.write_refs_locked(&mut inner, &record, std::slice::from_ref(name))
     }
 
     /// Writes a ref per name, or one by ID if there is none.
     pub(crate) fn write_refs(&self, record: &RefRecord, names: &[Reference]) -> Result<()> {
-        let mut inner = self.index.lock();
+        self.write_refs_locked(&mut self.index.lock(), record, names)
+    }
+
+    fn write_refs_locked(&self, inner: &mut Inner, record: &RefRecord, names: &[Reference]) -> Result<()> {
         if names.is_empty() {
-            return self
-                .write_ref(&mut inner, RefRecord { name: record.image.to_string(), ..record.clone() });
+            return self.write_ref(inner, RefRecord { name: record.image.to_string(), ..record.clone() });
         }
         for name in names {
-            self.keep_displaced(&mut inner, &name.to_string(), &record.image)?;
-            self.write_ref(&mut inner, RefRecord { name: name.to_string(), ..record.clone() })?;
+            self.keep_displaced(inner, &name.to_string(), &record.image)?;
+            self.write_ref(inner, RefRecord { name: name.to_string(), ..record.clone() })?;
         }
         // An image that was only known by its ID has a name now.
-        self.remove_ref(&mut inner, &record.image.to_string())
+        self.remove_ref(inner, &record.image.to_string())
     }
 
     /// A name that moves away from an image may be its last: the image stays, by digest or by ID.
     fn keep_displaced(&self, inner: &mut Inner, name: &str, new: &Digest) -> Result<()> {
         let Some(old) = inner.refs.get(name).cloned() else { return Ok(()) };
         let last = !inner.refs.values().any(|r| r.image == old.image && r.name != name);
-        if old.image == *new || !last {
+        // A damaged image is not listed: without a name it goes.
+        if old.image == *new || !last || !inner.images.contains_key(&old.image) {
             return Ok(());
         }
         let kept = match (&old.pulled, Reference::parse(name)) {
@@ -77,8 +84,10 @@ impl Store {
             .context(|| format!("write the reference {}", record.name))?;
         let (name, id) = (record.name.clone(), record.image.clone());
         let old = inner.refs.insert(name, Arc::new(record));
-        if let Some(old) = old.filter(|old| old.image != id) {
-            Image::index(&self.layout, inner, &old.image)?;
+        if let Some(old) = old.filter(|old| old.image != id)
+            && let Err(e) = Image::index(&self.layout, inner, &old.image)
+        {
+            tracing::warn!(image = %old.image, error = %e, "image is damaged and not listed; pull it again");
         }
         Image::index(&self.layout, inner, &id)
     }

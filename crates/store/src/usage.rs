@@ -137,7 +137,14 @@ impl Store {
                 inodes += 1;
                 // Directories' own sizes are the file system's business, not the container's.
                 if item.file_type() == rustix::fs::FileType::RegularFile {
-                    bytes += u64::try_from(item.stat.st_size).unwrap_or(0);
+                    // A sparse file takes up what was written to it.
+                    let size = u64::try_from(item.stat.st_size).unwrap_or(0);
+                    bytes += size.min(
+                        u64::try_from(item.stat.st_blocks)
+                            .unwrap_or(0)
+                            .saturating_mul(512)
+                            .max(size.min(4096)),
+                    );
                 }
             }
             Ok(true)

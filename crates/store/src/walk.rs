@@ -3,6 +3,7 @@
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags, Stat};
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -97,8 +98,12 @@ fn walk_dir(
         let item = Item { path, dir: dir.as_fd(), name: &name, stat };
         let is_dir = item.file_type() == FileType::Directory;
         if visit(&item)? && is_dir {
-            let below = open_dir(dir.as_fd(), &name)?;
-            walk_dir(&below, path, depth + 1, visit)?;
+            match open_dir(dir.as_fd(), &name) {
+                Ok(below) => walk_dir(&below, path, depth + 1, visit)?,
+                // It went, or became something else, while we looked.
+                Err(e) if matches!(e.errno(), Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP)) => {}
+                Err(e) => return Err(e),
+            }
         }
         path.truncate(end);
     }

@@ -231,6 +231,9 @@ fn everything_is_there_again_after_opening() {
     store.remove_pod(&pod).unwrap();
     assert!(store.pods().unwrap().is_empty());
     assert!(store.put_record(RecordKind::Pod, "../../x", b"{}").is_err());
+    store.remove_container(&id).unwrap();
+    assert_eq!(store.put_record(RecordKind::Exit, &id, b"{}").unwrap_err().kind(), Kind::NotFound);
+    assert_eq!(store.put_container(&id, b"{}").unwrap_err().kind(), Kind::NotFound);
 }
 
 #[test]

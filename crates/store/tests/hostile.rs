@@ -148,4 +148,12 @@ fn a_damaged_image_is_not_listed_and_pulling_it_again_mends_it() {
     let again = pull(&store, "a", &layers).unwrap();
     assert_eq!(again.id, image.id);
     assert_eq!(store.images().len(), 1);
+    drop(store);
+    let store = open(dir.path());
+    assert_eq!(store.images().len(), 1, "the layer itself was mended");
+    drop(store);
+    fs::remove_file(dir.path().join("store/layers").join(&image.layers[0].key).join("layer.json")).unwrap();
+    let store = open(dir.path());
+    let other = pull(&store, "a", &[Tar::new().file("g", "y").done()]).unwrap();
+    assert_eq!(store.resolve("a").unwrap().id, other.id, "a damaged image does not hold on to its name");
 }

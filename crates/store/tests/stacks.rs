@@ -178,3 +178,41 @@ fn files_become_directories_and_back() {
     let (_, root) = container(&store, 2, &image);
     assert_eq!(root.read("z").unwrap(), "last");
 }
+
+#[test]
+fn a_whiteout_in_a_layer_that_occurs_twice_still_hides() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new().file("w", "w").file("x", "x").done();
+    let hides = Tar::new().file(".wh.w", "").done();
+    let image = pull(&store, "a", &[low, hides.clone(), hides]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    assert!(root.read("w").is_none() && root.read("x").is_some());
+}
+
+#[test]
+fn whiteouts_below_a_hidden_directory_are_hidden_with_it() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new().dir("d/", 0o755).file("d/x", "x").dir("e/", 0o755).file("e/x", "x").done();
+    let high =
+        Tar::new().file(".wh.d", "").file("d/.wh.x", "").file(".wh.e", "").file("e/.wh..wh..opq", "").done();
+    let image = pull(&store, "a", &[low, high]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    assert_eq!(
+        fs::read_dir(root.path())
+            .unwrap()
+            .filter(|e| {
+                let name = e.as_ref().unwrap().file_name();
+                name == "d" || name == "e"
+            })
+            .count(),
+        0
+    );
+}

@@ -91,6 +91,7 @@ impl Mend<'_> {
 
     fn move_into(&mut self, from: &[u8], to: &[u8]) -> Result<()> {
         self.ensure_dir(to)?;
+        self.touch(to)?;
         self.touch(parent_of(from))?;
         let source = self.open_dir(from)?;
         for name in crate::walk::names(&source)? {

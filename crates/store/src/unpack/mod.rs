@@ -281,7 +281,9 @@ impl Unpacker {
         let root_opaque = self.opaque.remove(&b""[..]);
         let whiteouts = self.finish_whiteouts()?;
         for path in std::mem::take(&mut self.opaque) {
-            self.mark_opaque(&path)?;
+            if !is_below(&path, &whiteouts) {
+                self.mark_opaque(&path)?;
+            }
         }
         self.tree.set_directory_times(&self.root)?;
         let sizes = self.tree.sizes();
@@ -305,6 +307,10 @@ impl Unpacker {
     fn finish_whiteouts(&mut self) -> Result<Vec<Vec<u8>>> {
         let mut kept = Vec::new();
         for path in std::mem::take(&mut self.whiteouts) {
+            // What is hidden with its directory needs no whiteout of its own.
+            if is_below(&path, &kept) {
+                continue;
+            }
             match self.tree.get(&path) {
                 Some(Node::Dir { .. }) => self.mark_opaque(&path)?,
                 Some(_) => {}
@@ -377,6 +383,11 @@ fn make_node(entry: &TarEntry<'_, '_>, dir: impl AsFd, name: &[u8], kind: tar::E
     };
     Ok(rustix::fs::mknodat(dir, name, file_type, Mode::RUSR | Mode::WUSR, device)
         .map_err(std::io::Error::from)?)
+}
+
+/// Whether a path is one of `hidden` or lies below one.
+fn is_below(path: &[u8], hidden: &[Vec<u8>]) -> bool {
+    tree::prefix_ends(path).into_iter().any(|end| hidden.iter().any(|h| *h == path[..end]))
 }
 
 fn parent_of(path: &[u8]) -> &[u8] {
