@@ -51,7 +51,11 @@ impl Node {
                 let bound = Duration::from_secs(node.config.limits.recovery_timeout);
                 if tokio::time::timeout(bound, node.recover_pod(&pod)).await.is_err() {
                     tracing::error!(pod = short(pod.id()), "recovery takes too long; the pod is given up");
-                    node.pod_lost(&pod).await;
+                    if pod.state() == PodState::Discarding {
+                        node.discard_pod(&pod).await;
+                    } else {
+                        node.pod_lost(&pod).await;
+                    }
                 }
                 pod.settle();
             });
@@ -217,6 +221,7 @@ impl Node {
             tracing::warn!(pod = short(pod.id()), error = %e, "what the pod owes is still owed; stopping it tries again");
         }
         let _ = pod.change(Change::Lost);
+        pod.edit(|r| r.boot_id.clone_from(&self.boot_id));
         if let Err(e) = self.put_pod(pod).await {
             tracing::warn!(pod = short(pod.id()), error = %e, "the pod's record cannot be written");
         }
@@ -283,7 +288,6 @@ impl Node {
 
     /// Containers that the shim has and no record names: their creation was cut off.
     async fn remove_unknown(&self, pod: &Arc<Pod>, told: &[strata_wire::state::ContainerState]) {
-        let parent = pod.record().cgroup_parent;
         for stranger in told.iter().filter(|t| self.containers.get(&t.id).is_none()) {
             let Some(shim) = pod.shim() else { return };
             let removed = shim.done(Request::Remove { id: stranger.id.clone() }, crate::shim::PROMPT).await;
@@ -291,13 +295,17 @@ impl Node {
                 tracing::warn!(container = short(&stranger.id), error = %e, "half-made container cannot be removed");
             }
         }
-        // The shim may not have come to know of one whose cgroup was made.
-        let known: Vec<String> = self.containers.of_pod(pod.id()).iter().map(|c| c.id().to_owned()).collect();
-        let Ok(group) = self.group(&parent) else { return };
+        // The shim may not have come to know of one whose cgroup was made. A parent that others chose may have groups of
+        // others in it.
+        let record = pod.record();
+        if !record.owns_cgroup {
+            return;
+        }
+        let Ok(group) = self.group(&record.cgroup_parent) else { return };
         for child in group.children() {
             if is_id(&child)
                 && child != pod.id()
-                && !known.contains(&child)
+                && !self.store.has_container(&child)
                 && let Ok(group) = group.child(&child)
             {
                 let removed = blocking(move || {

@@ -145,6 +145,11 @@ impl Store {
             .collect()
     }
 
+    /// Whether there is a container of this ID, or one is being made.
+    pub fn has_container(&self, id: &str) -> bool {
+        self.index.lock().containers.contains_key(id)
+    }
+
     /// Removes a container: its record and its writable layer, and nothing else. Absence is success.
     ///
     /// # Errors

@@ -89,7 +89,7 @@ impl Node {
             self.containers.reserve(name, &id)?;
         }
         let made = self.make_named(pod, &id, request).await;
-        if made.is_err() {
+        if made.is_err() && self.containers.get(&id).is_none_or(|c| c.state() != ContainerState::Removing) {
             self.containers.forget(&id);
         }
         made.map(|()| id)
@@ -124,7 +124,9 @@ impl Node {
         drop(lease);
         if let Err(e) = made {
             if let Err(left) = self.forget_container(&container).await {
-                tracing::warn!(container = short(id), error = %left, "what a failed creation left cannot be removed");
+                tracing::warn!(container = short(id), error = %left, "what a failed creation left goes with its pod");
+                // It stays known, so that its removal and its pod's try again.
+                let _ = container.change(Change::Removing, |_| {});
             }
             return Err(e.context(format!("container {}", short(id))));
         }

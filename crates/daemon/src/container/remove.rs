@@ -38,8 +38,11 @@ impl Node {
     async fn remove_found(self: &Arc<Self>, container: &Arc<Container>, force: bool) -> Result<()> {
         let _turn = container.turn.lock().await;
         if container.state() == ContainerState::Removing {
-            // Another removal has been faster.
-            return Ok(());
+            // Another removal has been faster, or has failed: then it is repeated.
+            return match self.containers.get(container.id()) {
+                Some(_) => self.forget_container(container).await,
+                None => Ok(()),
+            };
         }
         if container.state() == ContainerState::Running {
             if !force {

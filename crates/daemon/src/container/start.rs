@@ -45,7 +45,6 @@ impl Node {
         container.edit(|r| r.runs += 1);
         let start = shim.call(Request::Start { id: container.id().to_owned() }, EXEC);
         let (started, written) = tokio::join!(start, self.put_container(container));
-        written?;
         // The shim's time, which its exit record says too.
         let started_at = match started {
             Ok(Reply::Started { started_at }) => started_at,
@@ -55,9 +54,10 @@ impl Node {
         let changed = container.change(Change::Started, |live| live.started_at = started_at);
         match changed {
             // A short program may have ended before its start was answered.
-            Err(_) if container.state() == ContainerState::Exited => Ok(()),
-            other => other.map(drop),
+            Err(_) if container.state() == ContainerState::Exited => {}
+            other => drop(other?),
         }
+        written
     }
 
     /// Sets up a container of the strata command that has ended, its pod included.
@@ -82,7 +82,9 @@ impl Node {
             pod.edit(|r| r.network.owed = r.network.provider.is_some());
             if let Err(e) = self.bring_up(pod).await {
                 pod.edit(|r| r.state = PodState::NotReady);
-                self.take_down(pod).await?;
+                let down = self.take_down(pod).await;
+                self.put_pod(pod).await?;
+                down?;
                 return Err(e);
             }
         }

@@ -151,7 +151,9 @@ impl Node {
         if exit.started_at == 0 && run > 0 {
             exit_record.reason = "StartError".into();
         }
-        self.ended(&container, exit_record).await;
+        if !self.ended(&container, exit_record).await {
+            return;
+        }
         // From here on the store knows it.
         let _ = std::fs::remove_file(container.pod().state_dir().join(format!("{}.exit", exit.id)));
     }
@@ -182,13 +184,19 @@ impl Node {
         self.ended(container, exit).await;
     }
 
-    pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Exit) {
+    /// Records an end, and then tells of it; whether the record is on disk. The first end that is told counts.
+    pub(crate) async fn ended(self: &Arc<Self>, container: &Arc<Container>, exit: Exit) -> bool {
+        use ContainerState::{Creating, Exited, Removing};
+        if matches!(container.state(), Creating | Exited | Removing) {
+            return container.state() != Creating;
+        }
         let (store, id, record) = (self.store.clone(), container.id().to_owned(), exit.clone());
         let written = blocking(move || {
             let json = serde_json::to_vec(&record).map_err(|e| Error::internal(e.to_string()))?;
             Ok(store.put_record(RecordKind::Exit, &id, &json)?)
         });
-        if let Err(e) = written.await {
+        let written = written.await;
+        if let Err(e) = &written {
             tracing::error!(container = short(container.id()), error = %e, "the exit cannot be written");
         }
         let changed = container.change(Change::Exited, |live| {
@@ -220,6 +228,7 @@ impl Node {
                 }
             });
         }
+        written.is_ok()
     }
 }
 

@@ -1,7 +1,7 @@
 //! RemovePodSandbox: a pod goes with its containers and its record.
 
 use super::short;
-use super::state::Change;
+use super::state::{Change, PodState};
 use crate::error::Result;
 use crate::node::Node;
 use crate::tasks::detached;
@@ -15,6 +15,10 @@ impl Node {
         detached(async move {
             node.settled(&pod).await?;
             let _alone = pod.gate.write().await;
+            if pod.state() == PodState::Discarding {
+                // Removed while this waited for its turn.
+                return Ok(());
+            }
             node.end_containers(&pod).await;
             pod.change(Change::Discarding)?;
             // From here on it is gone for everybody; should this daemon die, the next one goes on from the record. If that

@@ -131,7 +131,16 @@ impl Node {
         let (node, own) = (self.clone(), pod.clone());
         let prepare = blocking(move || node.prepare(&own));
         // The intent is durable before anything is attached: no address can be lost.
-        let intent = async { if network.is_some() { self.put_record(pod.record()).await } else { Ok(()) } };
+        // A pod that starts again has a container to keep: should this daemon die now, it was stopped and not half made.
+        let again = !self.containers.of_pod(pod.id()).is_empty();
+        let state = if again { PodState::NotReady } else { PodState::Creating };
+        let intent = async {
+            if network.is_some() {
+                self.put_record(PodRecord { state, ..pod.record() }).await
+            } else {
+                Ok(())
+            }
+        };
         let (prepared, intended) = tokio::join!(prepare, intent);
         prepared?;
         intended?;
@@ -150,10 +159,12 @@ impl Node {
         };
         // Both have ended before either's failure takes the pod down.
         let (attachment, connected) = tokio::join!(attach, self.start_shim(pod));
+        if let Ok(connected) = &connected {
+            pod.set_shim(Some(connected.shim.clone()));
+        }
         let (attachment, connected) = (attachment?, connected?);
         let ips = attachment.map(|a| a.ips).unwrap_or_default();
         files::write_hosts(pod.state_dir(), &hostname(&record), &ips, record.namespaces.net.is_none())?;
-        pod.set_shim(Some(connected.shim.clone()));
         pod.change(Change::Ready)?;
         tokio::spawn(self.clone().watch_pod(pod.clone(), connected.events));
         Ok(())

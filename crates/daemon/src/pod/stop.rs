@@ -25,6 +25,8 @@ impl Node {
         self.settled(pod).await?;
         let _alone = pod.gate.write().await;
         match pod.state() {
+            // Removed while this waited for its turn.
+            PodState::Discarding => return Ok(()),
             PodState::NotReady if !pod.record().network.owed && pod.shim().is_none() => return Ok(()),
             PodState::Ready | PodState::Stopping => {
                 pod.change(Change::Stopping)?;
