@@ -94,14 +94,6 @@ impl Digest {
         Ok(Self { algorithm, text: text.into() })
     }
 
-    /// The SHA-256 digest with these 64 hexadecimal digits: an image ID without its prefix.
-    ///
-    /// # Errors
-    /// If they are not 64 lower-case hexadecimal digits.
-    pub fn from_sha256_hex(hex: &str) -> Result<Self, DigestError> {
-        Self::parse(&format!("sha256:{hex}"))
-    }
-
     /// The SHA-256 digest of some bytes.
     pub fn sha256_of(bytes: &[u8]) -> Self {
         let mut hasher = Hasher::new(Algorithm::Sha256);

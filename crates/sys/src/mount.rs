@@ -10,7 +10,7 @@ use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags,
 };
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// A file system being configured (fsopen(2)).
@@ -277,14 +277,6 @@ pub fn bind(source: impl AsFd, target: &Path) -> Result<()> {
     let tree = clone_tree(source, c"", false)?;
     rustix::mount::move_mount(&tree, c"", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         .call(|| format!("move_mount({target:?})"))
-}
-
-/// Whether a descriptor is the root of a mount of its own, as statx(2) tells (Linux 5.8).
-pub fn is_mount_point(fd: BorrowedFd<'_>) -> Result<bool> {
-    use rustix::fs::{AtFlags, StatxAttributes, StatxFlags};
-    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH | AtFlags::NO_AUTOMOUNT, StatxFlags::empty())
-        .call(|| "statx(AT_EMPTY_PATH)".into())?;
-    Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT))
 }
 
 #[cfg(test)]

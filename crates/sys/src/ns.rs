@@ -82,11 +82,6 @@ pub fn open_of(pid: i32, kind: NsKind) -> Result<OwnedFd> {
     open(Path::new(&format!("/proc/{pid}/ns/{}", kind.name())))
 }
 
-/// Opens the PID namespace that the calling thread's next child will be in.
-pub fn open_pid_for_children() -> Result<OwnedFd> {
-    open(Path::new("/proc/thread-self/ns/pid_for_children"))
-}
-
 /// Moves the calling thread into a namespace; for a PID namespace, its children (setns(2)).
 pub fn setns(fd: impl AsFd, kind: NsKind) -> Result<()> {
     rustix::thread::move_into_link_name_space(fd.as_fd(), Some(kind.link_type()))

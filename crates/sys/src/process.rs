@@ -2,7 +2,7 @@
 
 use crate::error::{CallExt, Error, Result};
 use rustix::io::Errno;
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, WaitIdStatus};
+use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, WaitIdStatus};
 use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
@@ -119,12 +119,6 @@ pub fn set_not_dumpable() -> Result<()> {
 /// PR_SET_NO_NEW_PRIVS, for the calling thread.
 pub fn set_no_new_privs() -> Result<()> {
     rustix::thread::set_no_new_privs(true).call(|| "prctl(PR_SET_NO_NEW_PRIVS, 1)".into())
-}
-
-/// The signal that this process gets when its parent ends (PR_SET_PDEATHSIG).
-pub fn set_parent_death_signal(signal: Option<Signal>) -> Result<()> {
-    rustix::process::set_parent_process_death_signal(signal)
-        .call(|| format!("prctl(PR_SET_PDEATHSIG, {signal:?})"))
 }
 
 /// Whether the process has exactly one thread.

@@ -9,13 +9,13 @@ use strata_api::debug::StopContainerRequest;
 pub(crate) struct Args {
     /// Seconds to wait before SIGKILL (-1: for ever); the container's own, else 10
     #[arg(short, long, visible_alias = "time", value_name = "SECONDS", allow_negative_numbers = true)]
-    timeout: Option<i64>,
+    pub(super) timeout: Option<i64>,
     /// Signal instead of the container's own
     #[arg(short, long, default_value = "", hide_default_value = true)]
-    signal: String,
+    pub(super) signal: String,
     /// The containers
     #[arg(value_name = "CONTAINER", required = true)]
-    containers: Vec<String>,
+    pub(super) containers: Vec<String>,
 }
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {

@@ -15,7 +15,7 @@ use std::path::Path;
 use strata_api::cri;
 use strata_store::{Image, Snapshot};
 use strata_wire::ContainerPlan;
-use strata_wire::plan::{PidMode, Process, Rootfs, Stdio};
+use strata_wire::plan::{Capabilities, PidMode, Process, Rootfs, Stdio};
 
 impl Node {
     pub(super) fn record(
@@ -159,19 +159,29 @@ impl Node {
         files::paths(pod.state_dir(), pod.record().namespaces.ipc.is_some())
     }
 
+    /// What a user's process may do.
+    pub(super) fn capabilities_of(
+        &self,
+        context: &cri::LinuxContainerSecurityContext,
+        uid: u32,
+    ) -> Result<Capabilities> {
+        let wanted = context.capabilities.clone().unwrap_or_default();
+        let mut set = caps::capabilities(&wanted, context.privileged, self.bounding)?;
+        if uid != 0 {
+            // As execve(2) would do it for a user that is not root.
+            set.effective = set.ambient;
+            set.permitted = set.ambient;
+        }
+        Ok(set)
+    }
+
     /// The container's own process; an exec begins with it.
     pub(crate) fn process(
         &self,
         record: &ContainerRecord,
         context: &cri::LinuxContainerSecurityContext,
     ) -> Result<Process> {
-        let wanted = context.capabilities.clone().unwrap_or_default();
-        let mut set = caps::capabilities(&wanted, context.privileged, self.bounding)?;
-        if record.process.uid != 0 {
-            // As execve(2) would do it for a user that is not root.
-            set.effective = set.ambient;
-            set.permitted = set.ambient;
-        }
+        let set = self.capabilities_of(context, record.process.uid)?;
         let choice = security::choose(context, &self.config.runtime.seccomp_dir)?;
         let own = &record.process;
         Ok(Process {

@@ -2,7 +2,7 @@
 
 use super::Container;
 use super::assemble::security_context;
-use super::plan::{caps, command, databases, user};
+use super::plan::{command, databases, user};
 use crate::error::{Error, Kind, Result};
 use crate::ids::new_id;
 use crate::node::Node;
@@ -79,12 +79,7 @@ impl Node {
             let found = user::Wanted::parse(text).resolve(&databases(&root)?)?;
             (process.uid, process.gid, process.groups) = (found.uid, found.gid, found.groups);
             command::put(&mut process.env, format!("HOME={}", found.home));
-            let wanted = context.capabilities.clone().unwrap_or_default();
-            process.caps = caps::capabilities(&wanted, context.privileged, self.bounding)?;
-            if found.uid != 0 {
-                process.caps.effective = process.caps.ambient;
-                process.caps.permitted = process.caps.ambient;
-            }
+            process.caps = self.capabilities_of(&context, found.uid)?;
         }
         for line in request.env {
             command::put(&mut process.env, line);

@@ -122,9 +122,13 @@ impl Node {
             return Err(Error::precondition(format!("container {id} is not running")));
         }
         let group = self.group(&container.record().cgroup)?;
-        blocking(move || group.freeze().map_err(|e| Error::internal(e.to_string()))).await?;
+        // Known before it is so: whoever stops the container thaws it, even if this call goes no further.
         container.adjust(|live| live.paused = true);
-        Ok(())
+        let frozen = blocking(move || group.freeze().map_err(|e| Error::internal(e.to_string()))).await;
+        if frozen.is_err() {
+            self.thaw_if_paused(&container)?;
+        }
+        frozen
     }
 
     /// Thaws a frozen container.

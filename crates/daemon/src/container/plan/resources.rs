@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use strata_api::cri;
-use strata_cgroup::{DeviceRule, Hierarchy, Mode, Resources};
+use strata_cgroup::{DeviceRule, Hierarchy, Resources};
 
 /// The limits that a container asks for. Unset (zero) ones stay unset.
 ///
@@ -51,13 +51,7 @@ pub(crate) fn fit(
         }
         wanted.hugepages.clear();
     }
-    if node.mode() == Mode::V2 {
-        left_out.push(
-            "device rules: cgroup v2 needs a BPF filter for them, which this build does not load".into(),
-        );
-    } else {
-        wanted.devices = Some(devices);
-    }
+    wanted.devices = Some(devices);
     (wanted, left_out)
 }
 
