@@ -17,7 +17,7 @@ pub(crate) async fn pull(
     platform: &str,
     to: Option<Output>,
 ) -> Result<PullResult> {
-    let request = PullImageRequest { r#ref: reference.to_owned(), platform: platform.to_owned() };
+    let request = PullImageRequest { r#ref: reference.to_owned(), platform: platform.to_owned(), auth: None };
     let mut stream = client.pull_image(request).await?.into_inner();
     let mut view = to.map(|to| View::new(to, reference));
     let mut result = None;

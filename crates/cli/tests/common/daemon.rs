@@ -42,11 +42,11 @@ impl Daemon {
 
 /// Methods that no test of this file asks for.
 macro_rules! unimplemented {
-    ($($name:ident($request:ident) -> $response:ident;)*) => {$(
+    ($($name:ident($request:ty) -> $response:ty;)*) => {$(
         fn $name<'a, 'b>(
             &'a self,
-            _: Request<pb::$request>,
-        ) -> std::pin::Pin<Box<dyn Future<Output = Answer<pb::$response>> + Send + 'b>>
+            _: Request<$request>,
+        ) -> std::pin::Pin<Box<dyn Future<Output = Answer<$response>> + Send + 'b>>
         where
             'a: 'b,
             Self: 'b,
@@ -56,8 +56,15 @@ macro_rules! unimplemented {
     )*};
 }
 
+/// What a method answers with that no test asks for.
+type Nothing<T> = tokio_stream::Pending<Result<T, Status>>;
+
 #[tonic::async_trait]
 impl Debug for Daemon {
+    type FsckStream = Nothing<pb::FsckEvent>;
+    type LoadImagesStream = Nothing<pb::LoadProgress>;
+    type PushImageStream = Nothing<pb::PushProgress>;
+    type SaveImagesStream = Nothing<pb::ArchiveChunk>;
     type PullImageStream = tokio_stream::Iter<std::vec::IntoIter<Result<pb::PullProgress, Status>>>;
 
     async fn pull_image(&self, request: Request<pb::PullImageRequest>) -> Answer<Self::PullImageStream> {
@@ -201,17 +208,22 @@ impl Debug for Daemon {
     }
 
     unimplemented! {
-        info(InfoRequest) -> InfoResponse;
-        list_images(ListImagesRequest) -> ListImagesResponse;
-        image_history(ImageHistoryRequest) -> ImageHistoryResponse;
-        tag_image(TagImageRequest) -> TagImageResponse;
-        remove_image(RemoveImageRequest) -> RemoveImageResponse;
-        stop_container(StopContainerRequest) -> StopContainerResponse;
-        list_containers(ListContainersRequest) -> ListContainersResponse;
-        diff(DiffRequest) -> DiffResponse;
-        commit(CommitRequest) -> CommitResponse;
-        list_pods(ListPodsRequest) -> ListPodsResponse;
-        system_df(SystemDfRequest) -> SystemDfResponse;
-        gc(GcRequest) -> GcResponse;
+        info(pb::InfoRequest) -> pb::InfoResponse;
+        list_images(pb::ListImagesRequest) -> pb::ListImagesResponse;
+        image_history(pb::ImageHistoryRequest) -> pb::ImageHistoryResponse;
+        tag_image(pb::TagImageRequest) -> pb::TagImageResponse;
+        remove_image(pb::RemoveImageRequest) -> pb::RemoveImageResponse;
+        stop_container(pb::StopContainerRequest) -> pb::StopContainerResponse;
+        list_containers(pb::ListContainersRequest) -> pb::ListContainersResponse;
+        diff(pb::DiffRequest) -> pb::DiffResponse;
+        commit(pb::CommitRequest) -> pb::CommitResponse;
+        list_pods(pb::ListPodsRequest) -> pb::ListPodsResponse;
+        system_df(pb::SystemDfRequest) -> pb::SystemDfResponse;
+        gc(pb::GcRequest) -> pb::GcResponse;
+        prune_images(pb::PruneImagesRequest) -> pb::PruneImagesResponse;
+        push_image(pb::PushImageRequest) -> Self::PushImageStream;
+        save_images(pb::SaveImagesRequest) -> Self::SaveImagesStream;
+        load_images(tonic::Streaming<pb::ArchiveChunk>) -> Self::LoadImagesStream;
+        fsck(pb::FsckRequest) -> Self::FsckStream;
     }
 }

@@ -7,15 +7,19 @@
 //! * [`diff_commit`]: what a container has changed, and an image of it.
 //! * [`system`], [`usage`]: the node, its disk, its garbage.
 
+mod archive;
 mod containers;
 mod create;
 mod diff_commit;
+mod fsck;
 mod host_config;
 mod images;
 mod inspect_container;
 mod inspect_image;
 mod names;
 mod options;
+mod prune;
+mod push;
 mod remove_image;
 mod sessions;
 mod system;
@@ -48,7 +52,11 @@ fn answer<T>(result: crate::error::Result<T>) -> Answer<T> {
 
 #[tonic::async_trait]
 impl debug_server::Debug for DebugService {
+    type FsckStream = ReceiverStream<Result<FsckEvent, Status>>;
+    type LoadImagesStream = ReceiverStream<Result<LoadProgress, Status>>;
     type PullImageStream = ReceiverStream<Result<PullProgress, Status>>;
+    type PushImageStream = ReceiverStream<Result<PushProgress, Status>>;
+    type SaveImagesStream = ReceiverStream<Result<ArchiveChunk, Status>>;
 
     async fn info(&self, _: Request<InfoRequest>) -> Answer<InfoResponse> {
         answer(system::info(&self.node))
@@ -157,5 +165,30 @@ impl debug_server::Debug for DebugService {
 
     async fn gc(&self, request: Request<GcRequest>) -> Answer<GcResponse> {
         answer(usage::gc(&self.node, request.into_inner()).await)
+    }
+
+    async fn prune_images(&self, request: Request<PruneImagesRequest>) -> Answer<PruneImagesResponse> {
+        self.node.recovered().await;
+        answer(prune::prune(&self.node, request.into_inner()).await)
+    }
+
+    async fn push_image(&self, request: Request<PushImageRequest>) -> Answer<Self::PushImageStream> {
+        answer(push::push(&self.node, request.into_inner()))
+    }
+
+    async fn save_images(&self, request: Request<SaveImagesRequest>) -> Answer<Self::SaveImagesStream> {
+        answer(archive::save(&self.node, request.into_inner()))
+    }
+
+    async fn load_images(
+        &self,
+        request: Request<tonic::Streaming<ArchiveChunk>>,
+    ) -> Answer<Self::LoadImagesStream> {
+        answer(archive::load(&self.node, request.into_inner()))
+    }
+
+    async fn fsck(&self, request: Request<FsckRequest>) -> Answer<Self::FsckStream> {
+        self.node.recovered().await;
+        answer(fsck::fsck(&self.node, request.into_inner()))
     }
 }
