@@ -8,6 +8,7 @@
 //! * [`ns`]: namespaces and their pins.
 //! * [`seccomp`], [`caps`], [`keyring`]: what a process may do.
 //! * [`bpf`]: which devices a cgroup's processes may use.
+//! * [`priority`]: threads that work in the background.
 //! * [`memfd`], [`tty`], [`signal`]: sealed files, pseudo-terminals, signals by name.
 //!
 //! Every error names the call, its arguments and the error number, as strace would print them.
@@ -22,6 +23,7 @@ pub mod memfd;
 pub mod mount;
 pub mod ns;
 pub mod path;
+pub mod priority;
 pub mod process;
 pub mod seccomp;
 pub mod signal;
