@@ -7,6 +7,7 @@
 //! * [`durable`]: writes that survive a power cut.
 //! * [`ns`]: namespaces and their pins.
 //! * [`seccomp`], [`caps`], [`keyring`]: what a process may do.
+//! * `notify` (a feature, for tests): answering another process's system calls.
 //! * [`bpf`]: which devices a cgroup's processes may use.
 //! * [`priority`]: threads that work in the background.
 //! * [`memfd`], [`tty`], [`signal`]: sealed files, pseudo-terminals, signals by name.
@@ -21,6 +22,8 @@ mod error;
 pub mod keyring;
 pub mod memfd;
 pub mod mount;
+#[cfg(feature = "notify")]
+pub mod notify;
 pub mod ns;
 pub mod path;
 pub mod priority;
