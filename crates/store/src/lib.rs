@@ -34,6 +34,7 @@ mod layout;
 mod pack;
 mod record;
 mod refs;
+mod restore;
 mod store;
 mod trash;
 mod unpack;

@@ -19,7 +19,7 @@ pub(super) struct Turns(Mutex<HashMap<Digest, Weak<tokio::sync::Mutex<()>>>>);
 
 impl Turns {
     /// Waits until nobody else fetches this layer.
-    async fn take(&self, diff_id: &Digest) -> OwnedMutexGuard<()> {
+    pub(super) async fn take(&self, diff_id: &Digest) -> OwnedMutexGuard<()> {
         let turn = {
             let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             all.retain(|_, turn| turn.strong_count() > 0);
@@ -105,7 +105,7 @@ impl Layers<'_> {
 }
 
 /// Passes a stream on until it ends or nobody reads it any more.
-async fn pump(mut stream: BlobStream, feed: Feed) -> Result<()> {
+pub(super) async fn pump(mut stream: BlobStream, feed: Feed) -> Result<()> {
     while let Some(bytes) = stream.chunk().await? {
         if !feed.send(bytes).await {
             return Ok(());

@@ -4,6 +4,7 @@
 //!   pull ─▶ flight.rs   one download however many wait for it; cancelled when the last of them leaves
 //!             └─▶ fetch.rs   reference → (index →) manifest → config → layers → commit
 //!                   └─▶ layer.rs   registry stream ─▶ bridge.rs ─▶ store, on a blocking thread
+//!           refetch.rs   one blob of an image that is here, again
 //!           board.rs   how far it has come: a state that every waiter samples at its own pace
 //! ```
 
@@ -13,6 +14,7 @@ mod errors;
 mod fetch;
 mod flight;
 mod layer;
+mod refetch;
 
 #[cfg(test)]
 mod tests;

@@ -284,3 +284,40 @@ async fn progress_begins_with_the_layers_and_ends_with_the_result() {
     }
     assert!(last.values().all(|s| matches!(s, State::Complete | State::Exists)), "{last:?}");
 }
+
+#[tokio::test]
+async fn a_lost_blob_is_fetched_again_from_where_its_image_came_from() {
+    let Some(rig) = rig().await else { return };
+    let mut entry = rig.shelf.image(None, "amd64", &["a", "b"]);
+    entry["platform"] = json!({ "os": "linux", "architecture": "amd64" });
+    let index = json!({ "schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [entry] }).to_string();
+    rig.shelf.put("manifests", Some("v1"), OCI_INDEX, index.as_bytes());
+    let image = rig.pull("app:v1").await.unwrap().image;
+    let store = Arc::clone(&rig.images.store);
+    let lease = Arc::new(store.lease("test").unwrap());
+    let config = strata_oci::Descriptor {
+        media_type: OCI_CONFIG.into(),
+        digest: image.id.clone(),
+        size: store.read_blob(&image.id, 1 << 20).unwrap().len() as u64,
+    };
+    let pulled = Digest::sha256_of(index.as_bytes());
+    let index = strata_oci::Descriptor { media_type: OCI_INDEX.into(), digest: pulled, size: 0 };
+    let blobs = [image.layers[1].blob.clone(), config, image.manifest.clone(), index];
+    for blob in &blobs {
+        let path = rig.dir.path().join("blobs/sha256").join(blob.digest.hex());
+        let good = std::fs::read(&path).unwrap();
+        std::fs::write(&path, b"damaged").unwrap();
+        rig.images.refetch(&lease, blob, None).await.unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), good, "{}", blob.media_type);
+    }
+    assert_eq!(rig.unfinished().await, Vec::<String>::new());
+
+    rig.shelf.things.lock().unwrap().clear();
+    let e = rig.images.refetch(&lease, &blobs[0], None).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::NotFound, "{e}");
+    assert!(e.to_string().contains(&format!("{}/app", rig.address)), "{e}");
+    let unknown = strata_oci::Descriptor { digest: Digest::sha256_of(b"?"), ..blobs[0].clone() };
+    let e = rig.images.refetch(&lease, &unknown, None).await.unwrap_err();
+    assert_eq!(e.kind(), Kind::FailedPrecondition, "{e}");
+    assert!(e.to_string().contains("pull, load or build"), "{e}");
+}
