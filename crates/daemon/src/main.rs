@@ -4,6 +4,7 @@ mod args;
 mod config;
 mod container;
 mod cri;
+mod deadline;
 mod debug;
 mod error;
 mod ids;

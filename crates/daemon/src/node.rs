@@ -68,7 +68,7 @@ impl Node {
     pub(crate) fn open(config: Config) -> Result<Arc<Self>> {
         let options = Options { discard_blobs: config.store.discard_blobs };
         let store = Store::open(&config.root, options)?;
-        let images = Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?));
+        let images = Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
         let cgroups = Hierarchy::detect().map_err(|e| Error::internal(e.to_string()))?;
         let bridge: Arc<dyn Provider> = Arc::new(Bridge::new(&config.network)?);
         let network: Arc<dyn Provider> = match config.network.cri {

@@ -1,16 +1,15 @@
 //! CRI's ImageService.
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::ids::now;
-use crate::images::PullRequest;
+use crate::images::{PullRequest, Removal, name_of};
 use crate::node::Node;
 use crate::request::Origin;
-use crate::tasks::blocking;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use strata_api::cri;
-use strata_oci::Reference;
 use strata_oci::config::chain_ids;
 use strata_store::Image;
 use tonic::{Request, Response, Status};
@@ -38,7 +37,10 @@ impl ImageService {
             Some(name) => self.find(name)?.into_iter().collect(),
         };
         let kept = kept_images(&self.node);
-        Ok(images.iter().map(|i| cri_image(i, &kept)).collect())
+        let usage = self.node.store.usage();
+        let disks: HashMap<_, _> = usage.images.iter().map(|u| (&u.image.id, u.disk())).collect();
+        let disk = |i: &Image| disks.get(&i.id).copied().unwrap_or(i.content_size);
+        Ok(images.iter().map(|i| cri_image(i, disk(i), &kept)).collect())
     }
 
     /// The image that a text means; absence is an answer.
@@ -52,23 +54,14 @@ impl ImageService {
 
     async fn remove(&self, what: &str) -> Result<()> {
         let Some(image) = self.find(what)? else { return Ok(()) };
-        let name = name_of(&image, what);
-        let (store, node, what) = (self.node.store.clone(), self.node.clone(), what.to_owned());
-        let removed = blocking(move || {
-            let in_use = |users: &[String]| in_use(&node, &what, users);
-            Ok(store.remove_image(&image.id, name.as_deref(), false, in_use)?)
-        });
-        match removed.await {
+        let (node, name) = (self.node.clone(), name_of(&image, what));
+        let removal = Removal { id: image.id.clone(), name, force: false };
+        let what = what.to_owned();
+        match self.node.remove_image(removal, move |users| in_use(&node, &what, users)).await {
             Err(e) if e.kind() != Kind::NotFound => Err(e),
             _ => Ok(()),
         }
     }
-}
-
-/// The name that a text is, if the image has it: then only that is taken away, and otherwise all of them.
-fn name_of(image: &Image, what: &str) -> Option<String> {
-    let name = Reference::parse(what).ok()?.to_string();
-    image.repo_tags.contains(&name).then_some(name)
 }
 
 /// Says which containers keep an image.
@@ -90,7 +83,8 @@ fn kept_images(node: &Node) -> HashSet<String> {
     infos.map(|i| i.record.image_id.clone()).collect()
 }
 
-fn cri_image(image: &Image, kept: &HashSet<String>) -> cri::Image {
+/// `disk` is what the image takes up, which is what its removal may free: the kubelet's image GC counts on it.
+fn cri_image(image: &Image, disk: u64, kept: &HashSet<String>) -> cri::Image {
     let id = image.id.to_string();
     let (uid, username) = user(&image.config.config.user);
     cri::Image {
@@ -98,8 +92,7 @@ fn cri_image(image: &Image, kept: &HashSet<String>) -> cri::Image {
         id,
         repo_tags: image.repo_tags.clone(),
         repo_digests: image.repo_digests.clone(),
-        // An image may hold no bytes, but CRI wants none without a size.
-        size: image.size.max(image.content_size),
+        size: disk,
         uid,
         username,
         spec: None,
@@ -139,9 +132,9 @@ fn name(image: Option<&cri::ImageSpec>) -> Result<&str, Status> {
     }
 }
 
-fn fs_usage(mountpoint: &str, bytes: u64, inodes: u64) -> cri::FilesystemUsage {
+fn fs_usage(mountpoint: &str, timestamp: i64, bytes: u64, inodes: u64) -> cri::FilesystemUsage {
     cri::FilesystemUsage {
-        timestamp: now(),
+        timestamp,
         fs_id: Some(cri::FilesystemIdentifier { mountpoint: mountpoint.to_owned() }),
         used_bytes: Some(cri::UInt64Value { value: bytes }),
         inodes_used: Some(cri::UInt64Value { value: inodes }),
@@ -181,7 +174,8 @@ impl cri::image_service_server::ImageService for ImageService {
             return Ok(Response::new(cri::ImageStatusResponse::default()));
         };
         let info = if request.verbose { verbose(&image) } else { HashMap::new() };
-        let image = Some(cri_image(&image, &kept_images(&self.node)));
+        let disk = self.node.store.image_disk(&image.id);
+        let image = Some(cri_image(&image, disk, &kept_images(&self.node)));
         Ok(Response::new(cri::ImageStatusResponse { image, info }))
     }
 
@@ -189,12 +183,14 @@ impl cri::image_service_server::ImageService for ImageService {
         &self,
         request: Request<cri::PullImageRequest>,
     ) -> Result<Response<cri::PullImageResponse>, Status> {
+        let deadline = Deadline::of(request.metadata());
         let request = request.into_inner();
         let reference = name(request.image.as_ref())?.to_owned();
         // The kubelet sends empty credentials where it has none.
         let auth = request.auth.filter(|a| *a != cri::AuthConfig::default());
         // Not in a task of its own: a client that goes away gives its place up, and the last one ends the pull.
-        let outcome = self.node.images.pull(PullRequest { reference, auth, platform: None }, None).await?;
+        let request = PullRequest { reference, auth, platform: None, deadline };
+        let outcome = self.node.images.pull(request, None).await?;
         let image_ref = outcome.image.id.to_string();
         Ok(Response::new(cri::PullImageResponse { image_ref }))
     }
@@ -211,13 +207,20 @@ impl cri::image_service_server::ImageService for ImageService {
         &self,
         _: Request<cri::ImageFsInfoRequest>,
     ) -> Result<Response<cri::ImageFsInfoResponse>, Status> {
-        let store = self.node.store.clone();
-        let usage = blocking(move || Ok(store.fs_usage())).await?;
+        let usage = self.node.store.usage();
         // One mount point for both: the kubelet takes two as two file systems.
         let root = self.node.store.root().to_string_lossy().into_owned();
+        // A sum is as old as the oldest of what it is of.
+        let measured = usage.containers.iter().filter_map(|c| c.writable).map(|w| w.measured_at).min();
+        let (images, containers) = (usage.image_bytes, usage.container_bytes);
         Ok(Response::new(cri::ImageFsInfoResponse {
-            image_filesystems: vec![fs_usage(&root, usage.image_bytes, usage.image_inodes)],
-            container_filesystems: vec![fs_usage(&root, usage.container_bytes, usage.container_inodes)],
+            image_filesystems: vec![fs_usage(&root, now(), images, usage.image_inodes)],
+            container_filesystems: vec![fs_usage(
+                &root,
+                measured.unwrap_or_else(now),
+                containers,
+                usage.container_inodes,
+            )],
         }))
     }
 }

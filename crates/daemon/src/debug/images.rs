@@ -1,11 +1,12 @@
 //! Images: pull, list, history, tag.
 
+use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::images::PullRequest;
 use crate::node::Node;
 use crate::tasks::blocking;
 use std::sync::Arc;
-use strata_api::debug;
+use strata_api::{cri, debug};
 use strata_oci::Reference;
 use strata_store::{Image, ImageUsage};
 use tokio::sync::mpsc;
@@ -30,16 +31,25 @@ pub(super) fn familiar(name: &str) -> String {
 
 pub(super) fn pull(
     node: &Arc<Node>,
+    deadline: Option<Deadline>,
     request: &debug::PullImageRequest,
 ) -> Result<ReceiverStream<Result<debug::PullProgress, Status>>> {
     let platform = match request.platform.as_str() {
         "" => None,
         text => Some(text.parse().map_err(|e| Error::invalid(format!("{e}")))?),
     };
-    let request = PullRequest { reference: request.r#ref.clone(), auth: None, platform };
+    let auth = request.auth.clone().map(credentials);
+    let request = PullRequest { reference: request.r#ref.clone(), auth, platform, deadline };
     let (out, stream) = mpsc::channel(DEPTH);
     tokio::spawn(pass_on(Arc::clone(node), request, out));
     Ok(ReceiverStream::new(stream))
+}
+
+/// Credentials of the strata command, as CRI has them.
+pub(super) fn credentials(auth: debug::RegistryAuth) -> cri::AuthConfig {
+    let debug::RegistryAuth { username, password, auth, server_address, identity_token, registry_token } =
+        auth;
+    cri::AuthConfig { username, password, auth, server_address, identity_token, registry_token }
 }
 
 /// Pulls, and sends what there is to say until the client goes away: then its place in the pull is given up.
@@ -121,6 +131,7 @@ pub(super) fn image(usage: &ImageUsage, in_hidden_use: bool) -> debug::Image {
         containers: u32::try_from(usage.containers).unwrap_or(u32::MAX),
         pinned: image.irreplaceable() || in_hidden_use,
         content_size: image.content_size,
+        disk: usage.disk(),
     }
 }
 

@@ -5,12 +5,13 @@
 //! * [`containers`], [`sessions`]: what is done to containers, and where attach, exec and logs go.
 //! * [`inspect_container`], [`host_config`], [`inspect_image`]: JSON as Docker shapes it.
 //! * [`diff_commit`]: what a container has changed, and an image of it.
-//! * [`system`], [`usage`]: the node, its disk, its garbage.
+//! * [`system`], [`usage`], [`explain`], [`prune`]: the node, its disk, its garbage.
 
 mod archive;
 mod containers;
 mod create;
 mod diff_commit;
+mod explain;
 mod fsck;
 mod host_config;
 mod images;
@@ -25,6 +26,7 @@ mod sessions;
 mod system;
 mod usage;
 
+use crate::deadline::Deadline;
 use crate::node::Node;
 use std::sync::Arc;
 use strata_api::debug::*;
@@ -63,7 +65,8 @@ impl debug_server::Debug for DebugService {
     }
 
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<Self::PullImageStream> {
-        answer(images::pull(&self.node, request.get_ref()))
+        let deadline = Deadline::of(request.metadata());
+        answer(images::pull(&self.node, deadline, request.get_ref()))
     }
 
     async fn list_images(&self, request: Request<ListImagesRequest>) -> Answer<ListImagesResponse> {

@@ -38,6 +38,11 @@ impl Feed {
         self.0.send(Piece::Bytes(bytes)).await.is_ok()
     }
 
+    /// Waits until nobody reads any more.
+    pub(super) async fn closed(&self) {
+        self.0.closed().await;
+    }
+
     /// Says that all bytes have been sent.
     pub(super) async fn end(self) {
         // A reader that is gone has failed, and says so itself.

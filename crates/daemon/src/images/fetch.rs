@@ -4,16 +4,13 @@ use super::board::Board;
 use super::layer::Layers;
 use super::{Images, PullOutcome, of_content};
 use crate::error::{Error, Kind, Result};
-use crate::registry::Fetched;
+use crate::registry::{Fetched, Session};
 use futures_util::future::try_join_all;
 use std::sync::Arc;
 use strata_api::cri::AuthConfig;
 use strata_oci::{Digest, Document, ImageConfig, Manifest, Platform, Reference};
 use strata_store::{Image, Lease, NewImage, Origin};
 use tokio::sync::Semaphore;
-
-/// How many layers of one image are fetched at a time.
-const AT_ONCE: usize = 3;
 
 /// One pull.
 #[derive(Debug)]
@@ -44,10 +41,11 @@ impl Fetch {
     async fn pull(&self) -> Result<PullOutcome> {
         let store = &self.images.store;
         let lease = Arc::new(store.lease(&format!("pull of {}", self.reference))?);
-        let resolved = self.resolve(&lease).await?;
+        let registry = self.images.registry.session(&self.reference, self.auth.as_ref()).await?;
+        let resolved = self.resolve(&registry, &lease).await?;
         self.board.resolved(&self.reference.to_string(), &resolved.pulled, &resolved.manifest.layers);
-        let config = self.config(&lease, &resolved.manifest).await?;
-        let fetched = self.layers(&lease, &resolved.manifest, &config).await?;
+        let config = self.config(&registry, &lease, &resolved.manifest).await?;
+        let fetched = self.layers(&registry, &lease, &resolved.manifest, &config).await?;
         let pulled = resolved.pulled.clone();
         let name = self.name();
         let known = store.resolve(&name.to_string()).is_ok_and(|i| {
@@ -68,12 +66,12 @@ impl Fetch {
     }
 
     /// Finds the manifest for the platform, through an index if there is one.
-    async fn resolve(&self, lease: &Lease) -> Result<Resolved> {
+    async fn resolve(&self, registry: &Session, lease: &Lease) -> Result<Resolved> {
         let by = match (self.reference.digest(), self.reference.tag()) {
             (Some(digest), _) => digest.to_string(),
             (None, tag) => tag.unwrap_or("latest").to_owned(),
         };
-        let top = self.images.registry.manifest(&self.reference, &by, self.auth.as_ref()).await?;
+        let top = registry.manifest(&by).await?;
         let pulled = top.digest.clone();
         let manifest = match parse(&top)? {
             Document::Manifest(manifest) => return Ok(Resolved::new(pulled, manifest, top)),
@@ -81,7 +79,7 @@ impl Fetch {
                 let chosen = index.select(&self.platform).map_err(|e| Error::not_found(e.to_string()))?;
                 // What led here belongs to the image: without it, nobody can check its digest again.
                 self.images.store.put_blob_as(lease, &pulled, &top.bytes).map_err(of_content)?;
-                self.manifest_of(lease, &chosen.digest, &chosen.media_type).await?
+                self.manifest_of(registry, lease, &chosen.digest, &chosen.media_type).await?
             }
         };
         match parse(&manifest)? {
@@ -97,24 +95,29 @@ impl Fetch {
     }
 
     /// A manifest by its digest: the one that is here, or the registry's.
-    async fn manifest_of(&self, lease: &Lease, digest: &Digest, media_type: &str) -> Result<Fetched> {
+    async fn manifest_of(
+        &self,
+        registry: &Session,
+        lease: &Lease,
+        digest: &Digest,
+        media_type: &str,
+    ) -> Result<Fetched> {
         let store = &self.images.store;
         if store.has_blob(lease, digest)
             && let Ok(bytes) = store.read_blob(digest, strata_oci::document::MAX_SIZE)
         {
             return Ok(Fetched { media_type: media_type.to_owned(), digest: digest.clone(), bytes });
         }
-        self.images.registry.manifest(&self.reference, &digest.to_string(), self.auth.as_ref()).await
+        registry.manifest(digest.as_str()).await
     }
 
     /// The image's config, which is put into the store.
-    async fn config(&self, lease: &Lease, manifest: &Manifest) -> Result<ImageConfig> {
+    async fn config(&self, registry: &Session, lease: &Lease, manifest: &Manifest) -> Result<ImageConfig> {
         let (store, wanted) = (&self.images.store, &manifest.config);
         let bytes = if store.has_blob(lease, &wanted.digest) {
             store.read_blob(&wanted.digest, strata_oci::config::MAX_SIZE)?
         } else {
-            let (registry, auth) = (&self.images.registry, self.auth.as_ref());
-            let bytes = registry.blob_bytes(&self.reference, &wanted.digest, wanted.size, auth).await?;
+            let bytes = registry.blob_bytes(&wanted.digest, wanted.size).await?;
             store.put_blob_as(lease, &wanted.digest, &bytes).map_err(of_content)?;
             bytes
         };
@@ -144,17 +147,22 @@ impl Fetch {
     }
 
     /// Brings all layers into the store; whether one of them was missing.
-    async fn layers(&self, lease: &Arc<Lease>, manifest: &Manifest, config: &ImageConfig) -> Result<bool> {
-        let permits = Semaphore::new(AT_ONCE);
+    async fn layers(
+        &self,
+        registry: &Session,
+        lease: &Arc<Lease>,
+        manifest: &Manifest,
+        config: &ImageConfig,
+    ) -> Result<bool> {
+        let permits = Semaphore::new(self.images.downloads.per_image);
         let layers = Layers {
             store: &self.images.store,
-            registry: &self.images.registry,
+            registry,
             turns: &self.images.turns,
             lease,
-            reference: &self.reference,
-            auth: self.auth.as_ref(),
             board: &self.board,
-            permits: &permits,
+            of_image: &permits,
+            of_node: &self.images.downloads.of_node,
         };
         let all = manifest.layers.iter().zip(&config.rootfs.diff_ids).enumerate();
         let fetched =

@@ -3,13 +3,12 @@
 use super::board::Board;
 use super::bridge::{Feed, bridge};
 use super::of_content;
-use crate::error::{Error, Result};
-use crate::registry::{self, BlobStream};
+use crate::error::{Error, Kind, Result};
+use crate::registry::{BlobStream, Session};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use strata_api::cri::AuthConfig;
 use strata_api::debug::layer_progress::State;
-use strata_oci::{Descriptor, Digest, Reference};
+use strata_oci::{Descriptor, Digest};
 use strata_store::{LayerSource, Lease, Progress, Store};
 use tokio::sync::{OwnedMutexGuard, Semaphore};
 
@@ -37,14 +36,14 @@ impl Turns {
 /// What all layers of a pull share.
 pub(super) struct Layers<'a> {
     pub(super) store: &'a Arc<Store>,
-    pub(super) registry: &'a registry::Client,
+    pub(super) registry: &'a Session,
     pub(super) turns: &'a Turns,
     pub(super) lease: &'a Arc<Lease>,
-    pub(super) reference: &'a Reference,
-    pub(super) auth: Option<&'a AuthConfig>,
     pub(super) board: &'a Board,
-    /// How many may be fetched at once.
-    pub(super) permits: &'a Semaphore,
+    /// How many of this image's may be fetched at once.
+    pub(super) of_image: &'a Semaphore,
+    /// How many of all images'.
+    pub(super) of_node: &'a Semaphore,
 }
 
 impl Layers<'_> {
@@ -55,7 +54,10 @@ impl Layers<'_> {
             self.board.layer(place, State::Exists, blob.size);
             return Ok(false);
         }
-        let _permit = self.permits.acquire().await.map_err(|e| Error::internal(e.to_string()))?;
+        // In this order, so that an image of many layers does not keep others from the node's.
+        let closed = |e: tokio::sync::AcquireError| Error::internal(e.to_string());
+        let _of_image = self.of_image.acquire().await.map_err(closed)?;
+        let _of_node = self.of_node.acquire().await.map_err(closed)?;
         let done = if self.store.has_blob(self.lease, &blob.digest) {
             self.ingest(place, blob, diff_id, None).await
         } else {
@@ -68,12 +70,19 @@ impl Layers<'_> {
 
     async fn download(&self, place: usize, blob: &Descriptor, diff_id: &Digest) -> Result<()> {
         self.board.layer(place, State::Downloading, 0);
-        let stream = self.registry.blob(self.reference, &blob.digest, blob.size, self.auth).await?;
-        let (feed, reader) = bridge();
-        let (fed, ingested) =
-            tokio::join!(pump(stream, feed), self.ingest(place, blob, diff_id, Some(reader)));
-        // Where the transfer failed, the reader only saw that it was given up.
-        fed.and(ingested)
+        let opened = self.registry.blob(&blob.digest, blob.size).await;
+        let mut stream = opened.map_err(|e| if is_elsewhere(blob) { e.context(ELSEWHERE) } else { e })?;
+        loop {
+            let (feed, reader) = bridge();
+            let (fed, ingested) =
+                tokio::join!(pour(&mut stream, feed), self.ingest(place, blob, diff_id, Some(reader)));
+            // Where the transfer failed, the reader only saw that it was given up.
+            match fed.and(ingested) {
+                // A mirror may send what the registry itself would not.
+                Err(e) if e.kind() == Kind::DataLoss => stream = stream.distrust(e).await?,
+                done => return done,
+            }
+        }
     }
 
     /// Unpacks on a blocking thread: what a reader gives, or the blob that is here.
@@ -104,9 +113,27 @@ impl Layers<'_> {
     }
 }
 
+/// What is to be said where a layer that its maker keeps to himself is not in the registry.
+const ELSEWHERE: &str =
+    "this layer is not distributable: its maker keeps it at URLs of its own, which are not followed";
+
+/// Whether registries are not expected to have a layer (OCI image spec, "Non-Distributable Layers"; Docker's foreign layers).
+fn is_elsewhere(blob: &Descriptor) -> bool {
+    blob.media_type.contains(".nondistributable.") || blob.media_type.contains(".foreign.")
+}
+
 /// Passes a stream on until it ends or nobody reads it any more.
 pub(super) async fn pump(mut stream: BlobStream, feed: Feed) -> Result<()> {
-    while let Some(bytes) = stream.chunk().await? {
+    pour(&mut stream, feed).await
+}
+
+async fn pour(stream: &mut BlobStream, feed: Feed) -> Result<()> {
+    loop {
+        let chunk = tokio::select! {
+            chunk = stream.chunk() => chunk?,
+            () = feed.closed() => return Ok(()),
+        };
+        let Some(bytes) = chunk else { break };
         if !feed.send(bytes).await {
             return Ok(());
         }

@@ -14,13 +14,17 @@ mod errors;
 mod fetch;
 mod flight;
 mod layer;
+mod remove;
 mod refetch;
 
 #[cfg(test)]
 mod tests;
 
 pub(crate) use errors::of_content;
+pub(crate) use remove::{Removal, name_of};
 
+use crate::config;
+use crate::deadline::Deadline;
 use crate::error::{Error, Result};
 use crate::registry;
 use flight::{Flights, Key};
@@ -28,7 +32,7 @@ use std::sync::Arc;
 use strata_api::{cri, debug};
 use strata_oci::{Digest, Platform, Reference};
 use strata_store::{Image, Store};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 /// The node's images.
 #[derive(Debug)]
@@ -38,6 +42,14 @@ pub(crate) struct Images {
     flights: Flights,
     /// Held while a layer is fetched, so that pulls of different images do not fetch it twice.
     turns: layer::Turns,
+    downloads: Downloads,
+}
+
+/// How many layers are fetched at a time.
+#[derive(Debug)]
+struct Downloads {
+    per_image: usize,
+    of_node: Semaphore,
 }
 
 /// What is to be pulled.
@@ -49,6 +61,8 @@ pub(crate) struct PullRequest {
     pub(crate) auth: Option<cri::AuthConfig>,
     /// For which platform; `None`: this node's.
     pub(crate) platform: Option<Platform>,
+    /// When the caller stops waiting.
+    pub(crate) deadline: Option<Deadline>,
 }
 
 /// What was pulled.
@@ -66,8 +80,13 @@ pub(crate) struct PullOutcome {
 
 impl Images {
     /// The images of a store.
-    pub(crate) fn new(store: Arc<Store>, registry: registry::Client) -> Self {
-        Self { store, registry, flights: Flights::default(), turns: layer::Turns::default() }
+    pub(crate) fn new(store: Arc<Store>, registry: registry::Client, config: &config::Registry) -> Self {
+        let count = |n: u32| usize::try_from(n).unwrap_or(1);
+        let downloads = Downloads {
+            per_image: count(config.max_concurrent_downloads),
+            of_node: Semaphore::new(count(config.max_node_downloads)),
+        };
+        Self { store, registry, flights: Flights::default(), turns: layer::Turns::default(), downloads }
     }
 
     /// Pulls an image, or joins a pull of the same that is under way. Dropping the future leaves it; once everybody has,
@@ -76,7 +95,8 @@ impl Images {
     /// `progress` gets what the reference led to first, then the layers' progress some ten times a second, the result last.
     ///
     /// # Errors
-    /// What the registry or the store says, with the image and the blob it is about.
+    /// What the registry or the store says, with the image and the blob it is about;
+    /// [`Kind::DeadlineExceeded`](crate::error::Kind::DeadlineExceeded) if the caller's time is over.
     pub(crate) async fn pull(
         self: &Arc<Self>,
         request: PullRequest,
@@ -93,7 +113,13 @@ impl Images {
             auth: request.auth,
             board,
         });
-        seat.wait(progress).await
+        match request.deadline {
+            None => seat.wait(progress).await,
+            Some(deadline) => {
+                let name = &request.reference;
+                deadline.limit(seat.wait(progress)).await.map_err(|e| e.context(format!("pull of {name}")))?
+            }
+        }
     }
 
     /// The image that a text means: a name, a name with a digest, an ID or the beginning of one.

@@ -134,15 +134,16 @@ async fn rig() -> Option<Rig> {
     });
     let dir = tempfile::tempdir().unwrap();
     let store = Store::open(dir.path(), Options::default()).unwrap();
-    let client = registry::Client::new(&config::Registry { config_path: "/nonexistent".into() }).unwrap();
-    let images = Arc::new(Images::new(store, client));
+    let config = config::Registry { config_path: "/nonexistent".into(), ..config::Registry::default() };
+    let client = registry::Client::new(&config).unwrap();
+    let images = Arc::new(Images::new(store, client, &config));
     Some(Rig { dir, shelf, images, address })
 }
 
 impl Rig {
     fn request(&self, name: &str) -> PullRequest {
         let reference = format!("{}/{name}", self.address);
-        PullRequest { reference, auth: None, platform: Some("linux/amd64".parse().unwrap()) }
+        PullRequest { reference, platform: Some("linux/amd64".parse().unwrap()), ..PullRequest::default() }
     }
 
     async fn pull(&self, name: &str) -> Result<PullOutcome> {

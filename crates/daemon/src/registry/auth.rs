@@ -7,8 +7,9 @@ use http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
+use std::fmt;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 use strata_api::cri::AuthConfig;
 use strata_oci::reference::DEFAULT_REGISTRY;
 
@@ -21,7 +22,7 @@ const MAX_TOKENS: usize = 4096;
 /// Docker's user name for what is an identity token in the password's place.
 const TOKEN_USER: &str = "<token>";
 
-/// What proves who pulls. Not `Debug`: it must not reach a log.
+/// What proves who pulls.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) enum Credentials {
     /// Nobody in particular.
@@ -32,6 +33,18 @@ pub(super) enum Credentials {
     Identity(String),
     /// Sent to the registry as it is.
     Registry(String),
+}
+
+impl fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The secret must not reach a log.
+        f.write_str(match self {
+            Self::Anonymous => "Anonymous",
+            Self::Password(..) => "Password(…)",
+            Self::Identity(_) => "Identity(…)",
+            Self::Registry(_) => "Registry(…)",
+        })
+    }
 }
 
 impl Credentials {
@@ -192,6 +205,8 @@ struct TokenAnswer {
     access_token: String,
     #[serde(default)]
     expires_in: Option<u64>,
+    #[serde(default)]
+    issued_at: Option<String>,
 }
 
 /// An `Authorization` header, and how long it is good for.
@@ -209,6 +224,13 @@ pub(super) fn read_token(body: &[u8]) -> Result<Grant> {
         return Err(Error::new(crate::error::Kind::Unavailable, "the answer holds no token"));
     }
     let life = answer.expires_in.map_or(TOKEN_LIFE, |s| Duration::from_secs(s.clamp(1, 24 * 3600)));
+    // A server may hand out a token that it has handed out before. Its clock may differ from ours: a token is never taken
+    // for good longer than it says.
+    let age = answer.issued_at.and_then(|at| {
+        let at: jiff::Timestamp = at.parse().ok()?;
+        SystemTime::now().duration_since(at.into()).ok()
+    });
+    let life = life.saturating_sub(age.unwrap_or_default());
     Ok(Grant { header: secret(&format!("Bearer {token}"))?, life })
 }
 

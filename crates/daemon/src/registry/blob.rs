@@ -1,14 +1,13 @@
 //! Blobs as streams that survive broken connections.
 
 use super::all_failed;
-use super::auth::Credentials;
 use super::hosts::Endpoint;
 use super::patience::Pauses;
 use super::transport::{Ask, Transport, broken, shown};
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
 use http::StatusCode;
-use http::header::CONTENT_RANGE;
+use http::header::{CONTENT_RANGE, HeaderValue, RANGE};
 use reqwest::{Response, Url};
 use std::collections::VecDeque;
 use std::fmt;
@@ -25,7 +24,6 @@ pub(crate) struct BlobStream {
     transport: Arc<Transport>,
     reference: Reference,
     digest: Digest,
-    credentials: Credentials,
     /// The one in use first.
     endpoints: VecDeque<Endpoint>,
     /// Whether the one in use answers ranges as it should.
@@ -56,7 +54,6 @@ impl BlobStream {
         reference: &Reference,
         digest: &Digest,
         size: u64,
-        credentials: Credentials,
         endpoints: Vec<Endpoint>,
     ) -> Result<Self> {
         let pauses = Pauses::new(transport.timing);
@@ -64,7 +61,6 @@ impl BlobStream {
             transport,
             reference: reference.clone(),
             digest: digest.clone(),
-            credentials,
             endpoints: endpoints.into(),
             ranges: true,
             size,
@@ -106,6 +102,18 @@ impl BlobStream {
         }
         self.response = None;
         Ok(None)
+    }
+
+    /// The bytes were not the blob's: begins again at the endpoints after the one that sent them last.
+    ///
+    /// # Errors
+    /// `error`, with those of the endpoints before, if none is left; what the others say otherwise.
+    pub(crate) async fn distrust(mut self, error: Error) -> Result<Self> {
+        self.next_endpoint(error)?;
+        self.response = None;
+        (self.offset, self.skip, self.mark) = (0, 0, 0);
+        self.connect().await?;
+        Ok(self)
     }
 
     /// What is new in some bytes of the response.
@@ -166,14 +174,13 @@ impl BlobStream {
         let url = endpoint.url(&format!("{repository}/blobs/{}", self.digest))?;
         for ranges in [self.ranges, false] {
             let from = if ranges { self.offset } else { 0 };
-            let ask = Ask {
-                endpoint,
-                url: url.clone(),
-                accept: None,
-                from,
-                repository,
-                credentials: &self.credentials,
-            };
+            let mut ask = Ask::get(endpoint, url.clone(), repository);
+            if from > 0 {
+                // No If-Range: the digest names the content, so that it cannot have changed, and caches that number their
+                // copies apart would only start again.
+                let range = HeaderValue::from_str(&format!("bytes={from}-"));
+                ask.headers.extend(range.ok().map(|value| (RANGE, value)));
+            }
             let response = self.transport.send(&ask).await?;
             match response.status() {
                 StatusCode::PARTIAL_CONTENT if from > 0 => {

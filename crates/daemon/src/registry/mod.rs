@@ -1,10 +1,12 @@
 //! A client of the OCI distribution spec, as much of it as pulling needs.
 //!
 //! ```text
-//!   Client ── hosts.rs     which endpoints: mirrors of hosts.toml in order, then the registry itself
-//!      │   └─ transport.rs TLS, 401 → auth.rs (Basic, Bearer tokens per endpoint, scope and credentials), 429/5xx → patience.rs
-//!      ├─ manifest()       bounded, digest proved
-//!      └─ blob()           blob.rs: resumed by ranges
+//!   Client ── session()     which endpoints, each with what it is shown: once for a pull
+//!                │  └─ hosts/      mirrors of hosts.toml in order, then the registry itself
+//!                ├─ manifest()     bounded, digest proved
+//!                └─ blob()         blob.rs: resumed by ranges, at the next endpoint if need be
+//!                   └─ transport/  TLS, redirects; 401 → auth.rs (Basic, Bearer tokens per endpoint, scope and credentials);
+//!                                  429/5xx → patience.rs
 //! ```
 //!
 //! Plain HTTP is spoken to this machine only (`localhost`, 127.0.0.0/8, ::1), or where hosts.toml says `http://`.
@@ -27,8 +29,8 @@ use crate::config;
 use crate::error::{Error, Kind, Result};
 use auth::Credentials;
 use hosts::{Endpoint, Want};
-use http::header::{CONTENT_TYPE, HeaderMap, HeaderValue};
-use patience::Pauses;
+use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use patience::{Pauses, Timing};
 use reqwest::Url;
 use std::fmt;
 use std::path::PathBuf;
@@ -73,47 +75,42 @@ impl Client {
     pub(crate) fn new(config: &config::Registry) -> Result<Self> {
         // An error means that there is a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
-        Ok(Self { config_path: config.config_path.clone(), transport: Arc::default() })
+        let transport = Arc::new(Transport::new(Timing::of(config)));
+        Ok(Self { config_path: config.config_path.clone(), transport })
     }
 
-    /// Fetches a manifest or an index of at most [`MAX_SIZE`] bytes, by a tag or a digest.
+    /// Finds out where an image's registry is and what to show it: once for a pull, whatever is fetched by it.
     ///
     /// # Errors
-    /// [`Kind::NotFound`], [`Kind::PermissionDenied`], [`Kind::Unavailable`], [`Kind::ResourceExhausted`] if it is too
-    /// large, [`Kind::DataLoss`] if the bytes do not have the digest; each names the reference and the URL.
+    /// [`Kind::FailedPrecondition`] if hosts.toml makes no sense, [`Kind::InvalidArgument`] if the credentials make none.
+    pub(crate) async fn session(&self, reference: &Reference, auth: Option<&AuthConfig>) -> Result<Session> {
+        let registry = reference.registry();
+        let credentials = Credentials::of(auth, registry)?;
+        let mut endpoints = hosts::endpoints(&self.config_path, registry).await?;
+        // Mirrors are somebody else: what opens the registry must not be shown to them.
+        for endpoint in endpoints.iter_mut().filter(|e| e.mirror_of.is_none()) {
+            endpoint.credentials = credentials.clone();
+        }
+        Ok(Session { transport: Arc::clone(&self.transport), reference: reference.clone(), endpoints })
+    }
+
+    /// [`Session::manifest`] in a session of its own.
+    ///
+    /// # Errors
+    /// As it and [`session`](Self::session).
     pub(crate) async fn manifest(
         &self,
         reference: &Reference,
         by: &str,
         auth: Option<&AuthConfig>,
     ) -> Result<Fetched> {
-        let what = |e: Error| e.context(format!("manifest of {reference}"));
-        let asked = by.contains(':').then(|| Digest::parse(by)).transpose();
-        let asked = asked.map_err(|e| Error::invalid(e.to_string()))?;
-        if asked.is_none() {
-            reference.with_tag(by).map_err(|e| Error::invalid(e.to_string()))?;
-        }
-        let credentials = Credentials::of(auth, reference.registry())?;
-        let want = if asked.is_some() { Want::Content } else { Want::Tag };
-        let mut failures = Vec::new();
-        for endpoint in self.endpoints(reference, want).await? {
-            let url = endpoint.url(&format!("{}/manifests/{by}", reference.repository()))?;
-            let accept = HeaderValue::from_str(&ACCEPTED.join(", ")).ok();
-            let repository = reference.repository();
-            let credentials = &credentials;
-            let ask = Ask { endpoint: &endpoint, url, accept, from: 0, repository, credentials };
-            match self.document(&ask, asked.as_ref()).await {
-                Ok(fetched) => return Ok(fetched),
-                Err(error) => failures.push(error),
-            }
-        }
-        Err(what(all_failed(failures)))
+        self.session(reference, auth).await?.manifest(by).await
     }
 
-    /// Opens a blob whose size the manifest says. The bytes are *not* compared with the digest: the reader does that.
+    /// [`Session::blob`] in a session of its own.
     ///
     /// # Errors
-    /// As [`manifest`](Self::manifest).
+    /// As it and [`session`](Self::session).
     pub(crate) async fn blob(
         &self,
         reference: &Reference,
@@ -121,51 +118,104 @@ impl Client {
         size: u64,
         auth: Option<&AuthConfig>,
     ) -> Result<BlobStream> {
-        let credentials = Credentials::of(auth, reference.registry())?;
-        let endpoints = self.endpoints(reference, Want::Content).await?;
-        BlobStream::open(self.transport.clone(), reference, digest, size, credentials, endpoints).await
+        self.session(reference, auth).await?.blob(digest, size).await
+    }
+}
+
+/// A registry as one pull or push sees it: hosts and credentials stay what they were when it began.
+#[derive(Clone)]
+pub(crate) struct Session {
+    transport: Arc<Transport>,
+    reference: Reference,
+    /// Mirrors in order, the registry itself last.
+    endpoints: Vec<Endpoint>,
+}
+
+impl fmt::Debug for Session {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Session").field("reference", &self.reference).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// Fetches a manifest or an index of at most [`MAX_SIZE`] bytes, by a tag or a digest.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`], [`Kind::PermissionDenied`], [`Kind::Unavailable`], [`Kind::ResourceExhausted`] if it is too
+    /// large, [`Kind::DataLoss`] if the bytes do not have the digest; each names the reference and the URL.
+    pub(crate) async fn manifest(&self, by: &str) -> Result<Fetched> {
+        let reference = &self.reference;
+        let asked = by.contains(':').then(|| Digest::parse(by)).transpose();
+        let asked = asked.map_err(|e| Error::invalid(e.to_string()))?;
+        if asked.is_none() {
+            reference.with_tag(by).map_err(|e| Error::invalid(e.to_string()))?;
+        }
+        let want = if asked.is_some() { Want::Content } else { Want::Tag };
+        let mut failures = Vec::new();
+        for endpoint in self.endpoints(want)? {
+            let url = endpoint.url(&format!("{}/manifests/{by}", reference.repository()))?;
+            let mut ask = Ask::get(endpoint, url, reference.repository());
+            ask.headers.extend(HeaderValue::from_str(&ACCEPTED.join(", ")).ok().map(|v| (ACCEPT, v)));
+            match self.document(&ask, asked.as_ref()).await {
+                Ok(fetched) => return Ok(fetched),
+                Err(error) => failures.push(error),
+            }
+        }
+        Err(all_failed(failures).context(format!("manifest of {reference}")))
+    }
+
+    /// Opens a blob whose size the manifest says. The bytes are *not* compared with the digest: the reader does that.
+    ///
+    /// # Errors
+    /// As [`manifest`](Self::manifest).
+    pub(crate) async fn blob(&self, digest: &Digest, size: u64) -> Result<BlobStream> {
+        let endpoints = self.endpoints(Want::Content)?.cloned().collect();
+        BlobStream::open(Arc::clone(&self.transport), &self.reference, digest, size, endpoints).await
     }
 
     /// Fetches a small blob, such as an image's config, and compares it with its digest.
     ///
     /// # Errors
     /// As [`manifest`](Self::manifest).
-    pub(crate) async fn blob_bytes(
-        &self,
-        reference: &Reference,
-        digest: &Digest,
-        size: u64,
-        auth: Option<&AuthConfig>,
-    ) -> Result<Vec<u8>> {
+    pub(crate) async fn blob_bytes(&self, digest: &Digest, size: u64) -> Result<Vec<u8>> {
+        let reference = &self.reference;
         if size > MAX_SIZE as u64 {
             let why = format!(
                 "blob {digest} of {reference}: {size} bytes are too many; at most {MAX_SIZE} are read"
             );
             return Err(Error::new(Kind::ResourceExhausted, why));
         }
-        let mut stream = self.blob(reference, digest, size, auth).await?;
-        let mut bytes = Vec::new();
-        while let Some(chunk) = stream.chunk().await? {
-            bytes.extend_from_slice(&chunk);
+        let mut stream = self.blob(digest, size).await?;
+        loop {
+            let mut bytes = Vec::new();
+            let read = async {
+                while let Some(chunk) = stream.chunk().await? {
+                    bytes.extend_from_slice(&chunk);
+                }
+                Ok::<_, Error>(())
+            };
+            read.await?;
+            if digest.verifies(&bytes) {
+                return Ok(bytes);
+            }
+            let why = format!("blob of {reference}: its bytes do not have the digest {digest}");
+            let error = Error::new(Kind::DataLoss, format!("{why}; push the image again"));
+            stream = stream.distrust(error).await?;
         }
-        if digest.verifies(&bytes) {
-            return Ok(bytes);
-        }
-        let why =
-            format!("blob of {reference}: its bytes do not have the digest {digest}; push the image again");
-        Err(Error::new(Kind::DataLoss, why))
     }
 
-    async fn endpoints(&self, reference: &Reference, want: Want) -> Result<Vec<Endpoint>> {
-        let registry = reference.registry();
-        let mut endpoints = hosts::endpoints(&self.config_path, registry).await?;
-        endpoints.retain(|e| e.serves(want));
-        if endpoints.is_empty() {
-            let file = self.config_path.join(registry).join("hosts.toml");
-            let why = "no host in it has the capabilities \"pull\" and \"resolve\"";
-            return Err(Error::precondition(format!("{}: {why}", file.display())));
+    /// The endpoints that may be asked for this, in order.
+    fn endpoints(&self, want: Want) -> Result<impl Iterator<Item = &Endpoint>> {
+        if !self.endpoints.iter().any(|e| e.serves(want)) {
+            let capabilities = match want {
+                Want::Content => "\"pull\"",
+                Want::Tag => "\"pull\" and \"resolve\"",
+                Want::Push => "\"push\"",
+            };
+            let why = format!("no host in its hosts.toml has the capabilities {capabilities}");
+            return Err(Error::precondition(format!("registry {}: {why}", self.reference.registry())));
         }
-        Ok(endpoints)
+        Ok(self.endpoints.iter().filter(move |e| e.serves(want)))
     }
 
     /// Sends a request and reads the answer, again if it breaks off.

@@ -1,7 +1,11 @@
 //! How long registries are waited for.
 
+use crate::config;
 use http::header::{HeaderMap, RETRY_AFTER};
 use std::time::{Duration, SystemTime};
+
+/// The longest that a server may ask to wait: one that wants more is busy for longer than a pull can hang.
+const LONGEST_WISH: Duration = Duration::from_secs(60);
 
 /// Times and counts.
 #[derive(Clone, Copy, Debug)]
@@ -20,16 +24,24 @@ pub(super) struct Timing {
     pub(super) tries: u32,
 }
 
+impl Timing {
+    /// What the configuration says.
+    pub(super) fn of(config: &config::Registry) -> Self {
+        let first_pause = config.retry_pause.0;
+        Self {
+            connect: config.connect_timeout.0,
+            stall: config.stall_timeout.0,
+            first_pause,
+            longest_pause: first_pause.saturating_mul(32),
+            longest_wish: LONGEST_WISH,
+            tries: config.tries,
+        }
+    }
+}
+
 impl Default for Timing {
     fn default() -> Self {
-        Self {
-            connect: Duration::from_secs(10),
-            stall: Duration::from_secs(30),
-            first_pause: Duration::from_millis(250),
-            longest_pause: Duration::from_secs(8),
-            longest_wish: Duration::from_secs(60),
-            tries: 5,
-        }
+        Self::of(&config::Registry::default())
     }
 }
 
@@ -60,10 +72,15 @@ impl Pauses {
             return false;
         }
         let doublings = if self.hurried { 0 } else { (self.failures - 1).min(16) };
-        let doubled = self.timing.first_pause.saturating_mul(1 << doublings);
-        tokio::time::sleep(doubled.min(self.timing.longest_pause).max(wish.unwrap_or_default())).await;
+        let doubled = self.timing.first_pause.saturating_mul(1 << doublings).min(self.timing.longest_pause);
+        tokio::time::sleep(jittered(doubled).max(wish.unwrap_or_default())).await;
         true
     }
+}
+
+/// Between half of a pause and all of it: those who were turned away together shall not come back together.
+fn jittered(pause: Duration) -> Duration {
+    pause.mul_f64(0.5 + fastrand::f64() / 2.0)
 }
 
 /// What a server asks to wait: seconds, or a date (RFC 9110, "Retry-After").
@@ -92,6 +109,13 @@ mod tests {
         assert!(wish("Fri, 31 Dec 2199 23:59:59 GMT").unwrap() > Duration::from_secs(3600));
         assert_eq!(wish("Sun, 06 Nov 1994 08:49:37 GMT"), None);
         assert_eq!(wish("soon"), None);
+    }
+
+    #[test]
+    fn pauses_are_spread() {
+        let all: Vec<_> = (0..50).map(|_| jittered(Duration::from_secs(8))).collect();
+        assert!(all.iter().all(|p| (Duration::from_secs(4)..=Duration::from_secs(8)).contains(p)));
+        assert!(all.iter().any(|p| p != &all[0]));
     }
 
     #[tokio::test]

@@ -14,7 +14,8 @@ fn client(config_path: &str) -> Client {
         longest_pause: Duration::from_millis(4),
         ..Timing::default()
     };
-    let client = Client::new(&config::Registry { config_path: config_path.into() }).unwrap();
+    let config = config::Registry { config_path: config_path.into(), ..config::Registry::default() };
+    let client = Client::new(&config).unwrap();
     Client { transport: Arc::new(Transport::new(timing)), ..client }
 }
 
@@ -37,6 +38,18 @@ fn blob() -> &'static (Vec<u8>, Digest) {
         let digest = Digest::sha256_of(&bytes);
         (bytes, digest)
     })
+}
+
+impl Client {
+    async fn blob_bytes(
+        &self,
+        reference: &Reference,
+        digest: &Digest,
+        size: u64,
+        auth: Option<&AuthConfig>,
+    ) -> Result<Vec<u8>> {
+        self.session(reference, auth).await?.blob_bytes(digest, size).await
+    }
 }
 
 async fn read_blob(client: &Client, server: &Server) -> Result<Vec<u8>> {

@@ -1,0 +1,90 @@
+//! How long a caller waits.
+//!
+//! tonic ends a call whose `grpc-timeout` is over with `CANCELLED`, and does not look at streams at all. What may take long
+//! keeps an eye on the time itself, and answers a moment before.
+
+use crate::error::{Error, Kind, Result};
+use std::future::Future;
+use std::time::Duration;
+use tokio::time::Instant;
+use tonic::metadata::MetadataMap;
+
+/// So much earlier than the caller stops waiting it is told, at most; at least a tenth of its time is left to the work.
+const MARGIN: Duration = Duration::from_millis(50);
+
+/// When a caller stops waiting.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    /// How long it waits in all.
+    total: Duration,
+    at: Instant,
+}
+
+impl Deadline {
+    /// What a call that has just come says (gRPC over HTTP/2, "Timeout"); `None` if it says nothing, or nothing that can be
+    /// read.
+    pub(crate) fn of(metadata: &MetadataMap) -> Option<Self> {
+        let total = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
+        let at = Instant::now().checked_add(total - MARGIN.min(total / 10))?;
+        Some(Self { total, at })
+    }
+
+    /// Drops what is not done in time.
+    ///
+    /// # Errors
+    /// [`Kind::DeadlineExceeded`]
+    pub(crate) async fn limit<T>(self, work: impl Future<Output = T>) -> Result<T> {
+        tokio::time::timeout_at(self.at, work).await.map_err(|_| {
+            let why = format!(
+                "not done within the {:?} that the caller waits; try again with more time",
+                self.total
+            );
+            Error::new(Kind::DeadlineExceeded, why)
+        })
+    }
+}
+
+fn parse(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if number.is_empty() || number.len() > 8 || !number.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let number: u64 = number.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(number * 3600),
+        "M" => Duration::from_secs(number * 60),
+        "S" => Duration::from_secs(number),
+        "m" => Duration::from_millis(number),
+        "u" => Duration::from_micros(number),
+        "n" => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_grpcs() {
+        assert_eq!(parse("10S"), Some(Duration::from_secs(10)));
+        assert_eq!(parse("1500m"), Some(Duration::from_millis(1500)));
+        assert_eq!(parse("99999999H"), Some(Duration::from_secs(99_999_999 * 3600)));
+        for odd in ["", "S", "10", "-1S", "1é", "123456789S", "1.5S"] {
+            assert_eq!(parse(odd), None, "{odd}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_late_is_told_in_time() {
+        let mut metadata = MetadataMap::new();
+        assert!(Deadline::of(&metadata).is_none());
+        metadata.insert("grpc-timeout", "30m".parse().unwrap());
+        let deadline = Deadline::of(&metadata).unwrap();
+        assert!(deadline.at < Instant::now() + Duration::from_millis(30));
+        let late = deadline.limit(std::future::pending::<()>()).await.unwrap_err();
+        assert_eq!(late.kind(), Kind::DeadlineExceeded);
+        assert!(late.to_string().contains("30ms"), "{late}");
+        assert_eq!(deadline.limit(async { 7 }).await.unwrap(), 7);
+    }
+}
