@@ -16,6 +16,7 @@
 //! * What an operation has looked up or written stays while its [`Lease`] lives.
 //! * Nothing is deleted in place: it is renamed into `trash/`, and removed from there in the background.
 
+mod archive;
 mod blob;
 mod commit;
 mod compose;
@@ -42,6 +43,7 @@ mod usage;
 mod walk;
 mod xattr;
 
+pub use archive::{ArchiveFormat, Exported, LoadStep, Loaded};
 pub use commit::CommitOptions;
 pub use containers::{ImageView, RecordKind, Snapshot};
 pub use diff::{Change, ChangeKind};
