@@ -152,8 +152,8 @@ fn meta_of(item: &Item<'_>) -> Result<EntryMeta> {
             EntryMeta::link(target.to_bytes())
         }
         FileType::CharacterDevice if item.is_whiteout() => EntryMeta::of_kind(Kind::Whiteout),
-        FileType::CharacterDevice => EntryMeta::of_kind(Kind::Char),
-        FileType::BlockDevice => EntryMeta::of_kind(Kind::Block),
+        FileType::CharacterDevice => device(EntryMeta::of_kind(Kind::Char), item),
+        FileType::BlockDevice => device(EntryMeta::of_kind(Kind::Block), item),
         FileType::Fifo => EntryMeta::of_kind(Kind::Fifo),
         _ => {
             let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
@@ -171,5 +171,16 @@ fn meta_of(item: &Item<'_>) -> Result<EntryMeta> {
         }
     };
     let mode = item.stat.st_mode & 0o7777;
+    let mut meta = meta;
+    if meta.kind != Kind::Whiteout {
+        meta = meta.with_xattrs(xattr::list(&item.proc_path())?);
+    }
+    if meta.kind == Kind::Dir && xattr::is_opaque(&item.proc_path())? {
+        meta.set_opaque();
+    }
     Ok(EntryMeta { mode, uid: item.stat.st_uid, gid: item.stat.st_gid, mtime: item.mtime(), ..meta })
+}
+
+fn device(meta: EntryMeta, item: &Item<'_>) -> EntryMeta {
+    meta.with_device(rustix::fs::major(item.stat.st_rdev), rustix::fs::minor(item.stat.st_rdev))
 }

@@ -125,9 +125,27 @@ pub(crate) struct ContainerFile {
     pub(crate) record: Box<serde_json::value::RawValue>,
 }
 
+/// The last field of every record, which has the checksum of what is before it: [`SUM`], 16 hexadecimal digits, [`END`].
+/// Releases that do not know it ignore it.
+const SUM: &str = ",\"sum\":\"";
+/// See [`SUM`].
+const END: &str = "\"}";
+
 /// The bytes of a record.
 pub(crate) fn to_json<T: Serialize>(what: &str, record: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(record).map_err(|e| Error::invalid(format!("{what}: {e}")))
+    let mut bytes = serde_json::to_vec(record).map_err(|e| Error::invalid(format!("{what}: {e}")))?;
+    bytes.pop();
+    let sum = xxhash_rust::xxh3::xxh3_64(&bytes);
+    bytes.extend_from_slice(format!("{SUM}{sum:016x}{END}").as_bytes());
+    Ok(bytes)
+}
+
+/// Whether a record is as it was written; one of a release that wrote no checksum is believed.
+fn is_whole(bytes: &[u8]) -> bool {
+    let Some(before) = bytes.len().checked_sub(SUM.len() + 16 + END.len()) else { return true };
+    let (record, last) = bytes.split_at(before);
+    let sum = last.strip_prefix(SUM.as_bytes()).and_then(|l| l.strip_suffix(END.as_bytes()));
+    sum.is_none_or(|sum| sum == format!("{:016x}", xxhash_rust::xxh3::xxh3_64(record)).as_bytes())
 }
 
 /// Reads a record, and refuses one of a newer release before its fields are looked at.
@@ -147,8 +165,42 @@ pub(crate) fn from_json<T: DeserializeOwned>(what: &str, bytes: &[u8]) -> Result
     serde_json::from_slice(bytes).map_err(damaged)
 }
 
+/// Reads a record's file, and compares it with its checksum.
+pub(crate) fn read_whole<T: DeserializeOwned>(path: &std::path::Path) -> Result<T> {
+    let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
+    let what = path.display().to_string();
+    let record = from_json(&what, &bytes)?;
+    if is_whole(&bytes) {
+        Ok(record)
+    } else {
+        Err(Error::damaged(format!("{what}: its checksum does not match")))
+    }
+}
+
 /// Reads a record's file.
 pub(crate) fn read<T: DeserializeOwned>(path: &std::path::Path) -> Result<T> {
     let bytes = std::fs::read(path).context(|| format!("read {}", path.display()))?;
     from_json(&path.display().to_string(), &bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_changed_byte_is_found() {
+        let attrs = RootAttrs { mode: 0o755, uid: 1, gid: 2, mtime: (3, 4), xattrs: Vec::new() };
+        let good = to_json("test", &attrs).unwrap();
+        assert!(is_whole(&good));
+        assert_eq!(serde_json::from_slice::<RootAttrs>(&good).unwrap(), attrs);
+        for n in 0..good.len() {
+            let mut bad = good.clone();
+            bad[n] ^= 1;
+            // Whatever breaks the last field's form breaks the record's too.
+            assert!(
+                !is_whole(&bad) || serde_json::from_slice::<RootAttrs>(&bad).is_err() || n >= good.len() - 26
+            );
+        }
+        assert!(is_whole(&serde_json::to_vec(&attrs).unwrap()), "older releases wrote no checksum");
+    }
 }

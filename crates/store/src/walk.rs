@@ -57,6 +57,11 @@ fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
         .context(|| format!("open directory {:?}", escape(name)))
 }
 
+/// What is at a name; a symlink is not followed.
+pub(crate) fn stat_at(dir: impl AsFd, name: &[u8]) -> std::io::Result<Stat> {
+    Ok(rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW)?)
+}
+
 /// The names in a directory, sorted.
 pub(crate) fn names(dir: impl AsFd) -> Result<Vec<Vec<u8>>> {
     let mut names = Vec::new();

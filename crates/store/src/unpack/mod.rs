@@ -162,13 +162,14 @@ impl Unpacker {
                 EntryMeta::link(&target)
             }
             T::Char | T::Block | T::Fifo => {
-                make_node(entry, &dir, name, kind)?;
+                let (major, minor) = make_node(entry, &dir, name, kind)?;
                 attrs.apply_node(&dir, name, false)?;
                 EntryMeta::of_kind(match kind {
                     T::Char => EntryKind::Char,
                     T::Block => EntryKind::Block,
                     _ => EntryKind::Fifo,
                 })
+                .with_device(major, minor)
             }
             other => {
                 return Err(Error::invalid(format!(
@@ -332,7 +333,11 @@ impl Unpacker {
     fn mark_opaque(&mut self, path: &[u8]) -> Result<()> {
         self.ensure_dir(path)?;
         let dir = self.parent_fd(path)?;
-        xattr::set(&fd_path(&dir).join(OsStr::from_bytes(name_of(path))), xattr::OVERLAY_OPAQUE, b"y")
+        xattr::set(&fd_path(&dir).join(OsStr::from_bytes(name_of(path))), xattr::OVERLAY_OPAQUE, b"y")?;
+        if let Some((_, meta)) = self.tree.get_mut(path) {
+            meta.set_opaque();
+        }
+        Ok(())
     }
 }
 
@@ -366,7 +371,7 @@ fn write_file(
     Ok((file, EntryMeta::file(written, hasher.digest())))
 }
 
-fn make_node(entry: &TarEntry<'_, '_>, dir: impl AsFd, name: &[u8], kind: tar::EntryType) -> Result<()> {
+fn make_node(entry: &TarEntry<'_, '_>, dir: impl AsFd, name: &[u8], kind: tar::EntryType) -> Result<(u32, u32)> {
     let number = |n: std::io::Result<Option<u32>>| n.map(Option::unwrap_or_default);
     let (major, minor) = match kind {
         tar::EntryType::Fifo => (0, 0),
@@ -381,8 +386,9 @@ fn make_node(entry: &TarEntry<'_, '_>, dir: impl AsFd, name: &[u8], kind: tar::E
         tar::EntryType::Char => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
         _ => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
     };
-    Ok(rustix::fs::mknodat(dir, name, file_type, Mode::RUSR | Mode::WUSR, device)
-        .map_err(std::io::Error::from)?)
+    rustix::fs::mknodat(dir, name, file_type, Mode::RUSR | Mode::WUSR, device)
+        .map_err(std::io::Error::from)?;
+    Ok((major, minor))
 }
 
 /// Whether a path is one of `hidden` or lies below one.
