@@ -10,6 +10,7 @@
 
 mod client;
 mod commands;
+mod credentials;
 mod crilog;
 mod detach;
 mod error;

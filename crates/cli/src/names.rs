@@ -44,9 +44,14 @@ pub(crate) fn with_default_tag(reference: &str) -> String {
 /// The repository's path without its registry, as a registry knows it.
 pub(crate) fn path(repository: &str) -> &str {
     match repository.split_once('/') {
-        Some((host, rest)) if host.contains(['.', ':']) || host == "localhost" => rest,
+        Some((host, rest)) if is_host(host) => rest,
         _ => repository,
     }
+}
+
+/// Whether the first part of a repository is a registry.
+pub(crate) fn is_host(part: &str) -> bool {
+    part.contains(['.', ':']) || part == "localhost" || part.bytes().any(|b| b.is_ascii_uppercase())
 }
 
 /// Cuts a text to `width` characters, the last of which then is `…`.

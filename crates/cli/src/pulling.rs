@@ -1,6 +1,7 @@
 //! A pull, shown as it goes.
 
 use crate::client::Client;
+use crate::credentials;
 use crate::error::{Error, Result};
 use crate::names;
 use crate::output::Output;
@@ -17,7 +18,8 @@ pub(crate) async fn pull(
     platform: &str,
     to: Option<Output>,
 ) -> Result<PullResult> {
-    let request = PullImageRequest { r#ref: reference.to_owned(), platform: platform.to_owned(), auth: None };
+    let auth = credentials::for_image(reference).await?;
+    let request = PullImageRequest { r#ref: reference.to_owned(), platform: platform.to_owned(), auth };
     let mut stream = client.pull_image(request).await?.into_inner();
     let mut view = to.map(|to| View::new(to, reference));
     let mut result = None;

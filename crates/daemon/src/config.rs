@@ -1,8 +1,13 @@
 //! The configuration file, `/etc/strata/config.toml`. Flags win over it, it wins over the defaults.
 
+mod registry;
+
+#[cfg(test)]
+pub(crate) use registry::Seconds;
+pub(crate) use registry::{Auth, Registry};
+
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 /// Where the file is looked for if no flag names one; its absence is fine there.
 pub(crate) const DEFAULT_PATH: &str = "/etc/strata/config.toml";
@@ -52,39 +57,6 @@ pub(crate) enum LogFormat {
     Text,
     /// One JSON object a line.
     Json,
-}
-
-/// Registries.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Registry {
-    /// A directory with one `<host>/hosts.toml` per registry.
-    pub(crate) config_path: PathBuf,
-    /// How many layers of one image are fetched at a time.
-    pub(crate) max_concurrent_downloads: u32,
-    /// How many layers are fetched at a time on this node.
-    pub(crate) max_node_downloads: u32,
-    /// How long a connection may take.
-    pub(crate) connect_timeout: Seconds,
-    /// How long a registry may be silent.
-    pub(crate) stall_timeout: Seconds,
-    /// How often something is tried.
-    pub(crate) tries: u32,
-    /// How long the pause before the second try is, at most; each further one is twice as long.
-    pub(crate) retry_pause: Seconds,
-}
-
-/// A time: `30` or `0.5` seconds.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Seconds(pub(crate) Duration);
-
-impl<'de> Deserialize<'de> for Seconds {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let seconds = f64::deserialize(deserializer)?;
-        Duration::try_from_secs_f64(seconds)
-            .map(Self)
-            .map_err(|_| serde::de::Error::custom(format!("{seconds} is no number of seconds")))
-    }
 }
 
 /// Pod networks.
@@ -191,20 +163,6 @@ impl Default for Config {
 impl Default for Log {
     fn default() -> Self {
         Self { format: LogFormat::Text, level: "info".into() }
-    }
-}
-
-impl Default for Registry {
-    fn default() -> Self {
-        Self {
-            config_path: "/etc/strata/certs.d".into(),
-            max_concurrent_downloads: 3,
-            max_node_downloads: 12,
-            connect_timeout: Seconds(Duration::from_secs(10)),
-            stall_timeout: Seconds(Duration::from_secs(30)),
-            tries: 5,
-            retry_pause: Seconds(Duration::from_millis(250)),
-        }
     }
 }
 
@@ -343,29 +301,6 @@ impl Config {
                 &self.log.level,
                 "must be a level or a filter such as \"strata=debug,info\"",
             ));
-        }
-        Ok(())
-    }
-}
-
-impl Registry {
-    fn check(&self) -> Result<(), ConfigError> {
-        for (key, count) in [
-            ("registry.max_concurrent_downloads", self.max_concurrent_downloads),
-            ("registry.max_node_downloads", self.max_node_downloads),
-            ("registry.tries", self.tries),
-        ] {
-            if !(1..=1000).contains(&count) {
-                return Err(bad(key, count, "must lie between 1 and 1000"));
-            }
-        }
-        for (key, time) in [
-            ("registry.connect_timeout", self.connect_timeout),
-            ("registry.stall_timeout", self.stall_timeout),
-        ] {
-            if time.0.is_zero() {
-                return Err(bad(key, time.0.as_secs_f64(), "must be more than nothing"));
-            }
         }
         Ok(())
     }

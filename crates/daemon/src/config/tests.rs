@@ -1,4 +1,5 @@
 use super::*;
+use std::time::Duration;
 
 const SHIPPED: &str = include_str!("../../../../systemd/config.toml");
 
@@ -57,6 +58,7 @@ fn values_that_make_no_sense_are_refused() {
     assert!(set(|c| c.network.subnet = "10.88.0.0".into()).contains("network.subnet"));
     assert!(set(|c| c.network.bridge = "much-too-long-a-name".into()).contains("network.bridge"));
     assert!(set(|c| c.log.level = "a=b=c".into()).contains("log.level"));
+    assert!(set(|c| c.registry.auth_file = "auth.json".into()).contains("registry.auth_file"));
     assert!(set(|c| c.registry.tries = 0).contains("registry.tries"));
     assert!(set(|c| c.registry.stall_timeout = Seconds(Duration::ZERO)).contains("stall_timeout"));
     assert!(set(|c| c.runtime.shim_oom_score_adj = 1001).contains("oom_score_adj"));
@@ -68,4 +70,17 @@ fn a_missing_default_file_is_fine_and_a_named_one_is_not() {
         Config::load(Some(Path::new("/nonexistent/strata.toml"))),
         Err(ConfigError::Read { .. })
     ));
+}
+
+#[test]
+fn credentials_are_read_and_not_shown() {
+    let text = "[registry.auth.\"r.example:5000/team\"]\nusername = \"me\"\npassword = \"hidden\"\n";
+    let config = Config::parse(Path::new("x"), text).unwrap();
+    let entry = &config.registry.auth["r.example:5000/team"];
+    assert_eq!((entry.username.as_str(), entry.password.as_str()), ("me", "hidden"));
+    assert!(!format!("{config:?}").contains("hidden"));
+    let typo = text.replace("password", "pasword");
+    assert!(Config::parse(Path::new("x"), &typo).unwrap_err().to_string().contains("pasword"));
+    let token = "[registry.auth.\"r.example\"]\nidentity_token = \"t\"\n";
+    assert_eq!(Config::parse(Path::new("x"), token).unwrap().registry.auth["r.example"].identity_token, "t");
 }

@@ -10,11 +10,13 @@
 //! ```
 //!
 //! Plain HTTP is spoken to this machine only (`localhost`, 127.0.0.0/8, ::1), or where hosts.toml says `http://`.
-//! Credentials go to the registry and its token server, never to mirrors, nor after redirects to another host.
+//! Credentials go to the registry and its token server, never to mirrors (which get what keyring.rs has under their own
+//! names), nor after redirects to another host.
 
 mod auth;
 mod blob;
 mod hosts;
+mod keyring;
 mod patience;
 mod transport;
 
@@ -30,6 +32,7 @@ use crate::error::{Error, Kind, Result};
 use auth::Credentials;
 use hosts::{Endpoint, Want};
 use http::header::{ACCEPT, CONTENT_TYPE, HeaderMap, HeaderValue};
+use keyring::Keyring;
 use patience::{Pauses, Timing};
 use reqwest::Url;
 use std::fmt;
@@ -47,6 +50,7 @@ const DIGEST_HEADER: &str = "docker-content-digest";
 #[derive(Clone)]
 pub(crate) struct Client {
     config_path: PathBuf,
+    keyring: Arc<Keyring>,
     transport: Arc<Transport>,
 }
 
@@ -76,7 +80,8 @@ impl Client {
         // An error means that there is a provider already.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let transport = Arc::new(Transport::new(Timing::of(config)));
-        Ok(Self { config_path: config.config_path.clone(), transport })
+        let keyring = Arc::new(Keyring::new(config));
+        Ok(Self { config_path: config.config_path.clone(), keyring, transport })
     }
 
     /// Finds out where an image's registry is and what to show it: once for a pull, whatever is fetched by it.
@@ -84,12 +89,19 @@ impl Client {
     /// # Errors
     /// [`Kind::FailedPrecondition`] if hosts.toml makes no sense, [`Kind::InvalidArgument`] if the credentials make none.
     pub(crate) async fn session(&self, reference: &Reference, auth: Option<&AuthConfig>) -> Result<Session> {
-        let registry = reference.registry();
-        let credentials = Credentials::of(auth, registry)?;
+        let (registry, repository) = (reference.registry(), reference.repository());
+        let mut credentials = Credentials::of(auth, registry)?;
+        if credentials == Credentials::Anonymous {
+            credentials = self.keyring.find(registry, repository).await?;
+        }
         let mut endpoints = hosts::endpoints(&self.config_path, registry).await?;
-        // Mirrors are somebody else: what opens the registry must not be shown to them.
-        for endpoint in endpoints.iter_mut().filter(|e| e.mirror_of.is_none()) {
-            endpoint.credentials = credentials.clone();
+        for endpoint in &mut endpoints {
+            // Mirrors are somebody else: what opens the registry must not be shown to them, only what is theirs.
+            endpoint.credentials = if endpoint.mirror_of.is_some() {
+                self.keyring.find(&endpoint.authority(), repository).await?
+            } else {
+                credentials.clone()
+            };
         }
         Ok(Session { transport: Arc::clone(&self.transport), reference: reference.clone(), endpoints })
     }
