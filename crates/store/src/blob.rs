@@ -90,7 +90,9 @@ impl Store {
         let mut inner = self.index.lock();
         inner.held(lease).blobs.insert(digest.clone());
         // A taken name means that another operation was faster with the same bytes.
-        self.layout.publish(&file.name, &self.layout.blobs, &name(digest))?;
+        if self.layout.publish(&file.name, &self.layout.blobs, &name(digest))? {
+            inner.unsynced.blobs.insert(digest.clone());
+        }
         inner.blobs.insert(digest.clone(), size);
         Ok(())
     }

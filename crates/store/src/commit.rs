@@ -122,8 +122,8 @@ impl Store {
             Ok::<_, Error>((blob, diff_id, unpacked?))
         })?;
         unpacked.record.diff_id = diff_id.clone();
-        self.publish_unpacked(lease, &diff_id, &layer_dir, unpacked)?;
         self.publish_blob(lease, &blob.digest, &blob_file, blob.size)?;
+        self.publish_unpacked(lease, &diff_id, &layer_dir, unpacked)?;
         Ok((blob, diff_id))
     }
 }

@@ -157,10 +157,12 @@ impl Store {
     pub fn remove_container(&self, id: &str) -> Result<()> {
         check_id(id)?;
         self.layout.discard(&self.layout.containers, id).context(|| format!("container {id}"))?;
+        // Its layers stay until it cannot come back.
+        durable::sync_dir(&self.layout.containers.fd)?;
         self.index.lock().containers.remove(id);
         self.sizes.forget(id);
         self.reaper.wake();
-        Ok(durable::sync_dir(&self.layout.containers.fd)?)
+        Ok(())
     }
 
     /// Writes a record durably.
@@ -242,23 +244,16 @@ impl Store {
     fn write_record(&self, dir: &Dir, id: &str, name: &str, bytes: &[u8]) -> Result<()> {
         let path = dir.path.join(id);
         // A container's directory is made with its writable layer: a record must not bring back one that was removed.
-        let fresh = match name {
-            "pod.json" => match rustix::fs::mkdirat(CWD, &path, Mode::from_raw_mode(0o700)) {
-                Ok(()) => true,
-                Err(rustix::io::Errno::EXIST) => false,
-                Err(e) => {
-                    return Err(std::io::Error::from(e)).context(|| format!("mkdir {}", path.display()));
-                }
-            },
-            // The first record makes it durable too.
-            other => other == "container.json",
-        };
+        if name == "pod.json" {
+            make_durable(dir, &path)?;
+        }
         let own = durable::open_dir(&path).map_err(|e| match e.errno {
             rustix::io::Errno::NOENT => Error::not_found(format!("No such container: {id}")),
             _ => e.into(),
         })?;
         durable::write_file(&own, OsStr::new(name), bytes, 0o600).context(|| format!("record of {id}"))?;
-        if fresh {
+        // The first record makes the directory durable too; whether it is the first, an earlier failure may have hidden.
+        if name == "container.json" {
             durable::sync_dir(&dir.fd)?;
         }
         Ok(())
@@ -298,6 +293,20 @@ impl ImageView {
 
 fn owned(stack: Vec<&str>) -> Vec<String> {
     stack.into_iter().map(ToOwned::to_owned).collect()
+}
+
+/// Makes a directory, durably: whoever finds it here need not sync it again.
+fn make_durable(parent: &Dir, path: &Path) -> Result<()> {
+    match rustix::fs::mkdirat(CWD, path, Mode::from_raw_mode(0o700)) {
+        Ok(()) => {}
+        Err(rustix::io::Errno::EXIST) => return Ok(()),
+        Err(e) => return Err(std::io::Error::from(e)).context(|| format!("mkdir {}", path.display())),
+    }
+    durable::sync_dir(&parent.fd).map_err(|e| {
+        // The next attempt makes it anew, and syncs it then; this failure is the one to tell.
+        let _ = rustix::fs::unlinkat(CWD, path, AtFlags::REMOVEDIR);
+        e.into()
+    })
 }
 
 /// IDs become file names.

@@ -173,7 +173,7 @@ impl Store {
             .map(|((diff_id, key), blob)| LayerRef { diff_id: diff_id.clone(), key, blob: blob.into() })
             .collect();
         // Even a pull that wrote nothing syncs: a layer that another one has renamed may not be on disk yet.
-        lease.sync.sync().context(|| format!("image {id}"))?;
+        self.sync_published(lease).context(|| format!("image {id}"))?;
         let record = RefRecord {
             format: crate::record::FORMAT,
             name: id.to_string(),

@@ -96,8 +96,9 @@ impl Store {
             Ok(unpacked)
         })
         .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
-        self.publish_unpacked(lease, layer.diff_id, &layer_dir, unpacked)?;
-        self.publish_blob(lease, &layer.blob.digest, &blob_file, layer.blob.size)
+        // A layer that is here is not fetched again: its blob must be here by then.
+        self.publish_blob(lease, &layer.blob.digest, &blob_file, layer.blob.size)?;
+        self.publish_unpacked(lease, layer.diff_id, &layer_dir, unpacked)
     }
 
     /// Unpacks a layer whose blob is here.
@@ -154,6 +155,7 @@ impl Store {
             self.layout.discard(&self.layout.layers, key)?;
             self.layout.publish(&scratch.name, &self.layout.layers, key)?;
         }
+        inner.unsynced.layers.insert(key.to_owned());
         inner.layers.insert(key.to_owned(), Arc::new(record));
         Ok(())
     }

@@ -23,6 +23,17 @@ impl Dir {
         Ok(Self { fd: durable::open_dir(&path)?, path })
     }
 
+    /// Removes what an interrupted write has left beside its name.
+    fn remove_unfinished(&self) -> Result<()> {
+        for entry in std::fs::read_dir(&self.path).context(|| format!("read {}", self.path.display()))? {
+            let path = entry?.path();
+            if path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".")) {
+                std::fs::remove_file(&path).context(|| format!("remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
     /// The names in it, but those of unfinished writes.
     pub(crate) fn names(&self) -> Result<Vec<String>> {
         let mut names = Vec::new();
@@ -58,7 +69,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// Makes what is missing and takes the lock.
     pub(crate) fn open(path: &Path) -> Result<Self> {
-        durable::mkdir_all(path, 0o700)?;
+        make_root(path)?;
         let root = Dir { fd: durable::open_dir(path)?, path: path.to_owned() };
         let lock = lock(&root)?;
         let mountpoints = path.join("mountpoints");
@@ -76,6 +87,7 @@ impl Layout {
             counter: AtomicU64::new(0),
             _lock: lock,
         };
+        layout.refs.remove_unfinished()?;
         make_mountpoints(&layout.mountpoints)?;
         durable::sync_dir(&layout.root.fd)?;
         Ok(layout)
@@ -116,6 +128,17 @@ impl SyncPoint {
     pub(crate) fn sync(&self) -> Result<()> {
         Ok(durable::syncfs(&self.0)?)
     }
+}
+
+/// Makes the root, and its parents, durably: what is synced in it later must be found after a power cut.
+fn make_root(path: &Path) -> Result<()> {
+    let missing: Vec<&Path> = path.ancestors().take_while(|p| !p.exists()).collect();
+    durable::mkdir_all(path, 0o700)?;
+    for parent in missing.iter().filter_map(|p| p.parent()) {
+        let parent = if parent.as_os_str().is_empty() { Path::new(".") } else { parent };
+        durable::sync_dir(durable::open_dir(parent)?)?;
+    }
+    Ok(())
 }
 
 /// Blobs lie one level lower, by algorithm: their names are `sha256/<hex>`.

@@ -37,6 +37,7 @@ mod record;
 mod refs;
 mod restore;
 mod store;
+mod sync;
 mod trash;
 mod unpack;
 mod usage;

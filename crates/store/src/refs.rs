@@ -48,7 +48,9 @@ impl Store {
 
     /// Writes a ref per name, or one by ID if there is none.
     pub(crate) fn write_refs(&self, record: &RefRecord, names: &[Reference]) -> Result<()> {
-        self.write_refs_locked(&mut self.index.lock(), record, names)
+        let mut inner = self.index.lock();
+        crate::sync::check_all_here(&inner, record)?;
+        self.write_refs_locked(&mut inner, record, names)
     }
 
     fn write_refs_locked(&self, inner: &mut Inner, record: &RefRecord, names: &[Reference]) -> Result<()> {
@@ -80,8 +82,13 @@ impl Store {
 
     fn write_ref(&self, inner: &mut Inner, record: RefRecord) -> Result<()> {
         let bytes = record::to_json(&record.name, &record)?;
-        durable::write_file(&self.layout.refs.fd, OsStr::new(&file_name(&record.name)), &bytes, 0o600)
-            .context(|| format!("write the reference {}", record.name))?;
+        let written =
+            durable::write_file(&self.layout.refs.fd, OsStr::new(&file_name(&record.name)), &bytes, 0o600);
+        if let Err(e) = written {
+            // It may have its name all the same: what the file names must stay, whatever becomes of this.
+            self.read_ref_again(inner, &record.name);
+            return Err(Error::from(e).context(format!("write the reference {}", record.name)));
+        }
         let (name, id) = (record.name.clone(), record.image.clone());
         let old = inner.refs.insert(name, Arc::new(record));
         if let Some(old) = old.filter(|old| old.image != id)
@@ -90,6 +97,25 @@ impl Store {
             tracing::warn!(image = %old.image, error = %e, "image is damaged and not listed; pull it again");
         }
         Image::index(&self.layout, inner, &id)
+    }
+
+    /// After a failure: the index follows the file. What cannot be read leaves it as it is.
+    fn read_ref_again(&self, inner: &mut Inner, name: &str) {
+        let path = self.layout.refs.path.join(file_name(name));
+        let old = inner.refs.get(name).map(|r| r.image.clone());
+        let new = match record::read::<RefRecord>(&path) {
+            Ok(found) => {
+                let image = found.image.clone();
+                inner.refs.insert(name.to_owned(), Arc::new(found));
+                Some(image)
+            }
+            Err(_) => None,
+        };
+        for id in old.into_iter().chain(new) {
+            if let Err(e) = Image::index(&self.layout, inner, &id) {
+                tracing::warn!(image = %id, error = %e, "image is damaged and not listed; pull it again");
+            }
+        }
     }
 
     fn remove_ref(&self, inner: &mut Inner, name: &str) -> Result<()> {

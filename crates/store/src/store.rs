@@ -7,7 +7,7 @@ use crate::layout::Layout;
 use crate::record::{self, ContainerFile, LayerRecord, RefRecord};
 use crate::trash::Reaper;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use strata_oci::Digest;
 
 /// What can be chosen.
@@ -24,6 +24,8 @@ pub struct Store {
     pub(crate) index: Arc<Index>,
     pub(crate) options: Options,
     pub(crate) reaper: Reaper,
+    /// Held during a sync that a ref depends on.
+    pub(crate) syncing: Mutex<()>,
     pub(crate) sizes: crate::usage::SizeCache,
 }
 
@@ -46,8 +48,14 @@ impl Store {
             load_containers(&layout, &mut inner)?;
         }
         let reaper = Reaper::start(layout.clone()).context(|| "start the deleting thread".into())?;
-        let store =
-            Arc::new(Self { layout, index, options, reaper, sizes: crate::usage::SizeCache::default() });
+        let store = Arc::new(Self {
+            layout,
+            index,
+            options,
+            reaper,
+            syncing: Mutex::default(),
+            sizes: crate::usage::SizeCache::default(),
+        });
         // Layers and blobs that were renamed but that no ref came to need; a power cut may have lost parts of them.
         store.gc(false)?;
         Ok(store)

@@ -100,7 +100,11 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // Usually it has been renamed. If not, what cannot be removed now goes at the next start.
-        let _ = remove_tree(&self.path());
+        // Usually it has been renamed. If not, and it cannot be removed now, that is tried again as with all trash.
+        if let Err(e) = remove_tree(&self.path())
+            && let Err(also) = self.layout.discard(&self.layout.tmp, &self.name)
+        {
+            tracing::warn!(name = %self.name, error = %e, %also, "cannot be removed from tmp/; the next start tries again");
+        }
     }
 }
