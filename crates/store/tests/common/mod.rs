@@ -28,6 +28,13 @@ pub fn privileged() -> bool {
     root
 }
 
+/// Gives the calling thread, and what it starts, mounts that nobody else sees and that end with it.
+pub fn private_mounts() {
+    use nix::mount::{MsFlags, mount};
+    nix::sched::unshare(nix::sched::CloneFlags::CLONE_NEWNS).unwrap();
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>).unwrap();
+}
+
 /// A tar, entry by entry.
 pub struct Tar(tar::Builder<Vec<u8>>);
 
