@@ -165,7 +165,7 @@ impl Store {
             .map_err(|e| Error::invalid(e.to_string()))?;
         config.check_layers(manifest.layers.len()).map_err(|e| Error::invalid(e.to_string()))?;
         let diff_ids = &config.rootfs.diff_ids;
-        let keys = self.compose(lease, diff_ids)?;
+        let keys = self.compose(lease, diff_ids, &manifest.layers)?;
         let layers = diff_ids
             .iter()
             .zip(keys)
@@ -270,10 +270,7 @@ impl Store {
         for layer in layers {
             let digest = &layer.digest;
             let kept = inner.held_by_others(lease, digest)
-                || inner
-                    .refs
-                    .values()
-                    .any(|r| r.origin != Origin::Pull && r.layers.iter().any(|l| l.blob.digest == *digest));
+                || inner.refs.values().any(|r| r.layers.iter().any(|l| needed(r, l)));
             if !kept
                 && inner.blobs.remove(digest).is_some()
                 && let Err(e) = self.layout.discard(&self.layout.blobs, &blob::name(digest))
@@ -289,6 +286,9 @@ impl Store {
 /// By name: a tag's ref; or, for a digest, the image which that repository calls so.
 fn by_name(inner: &Inner, name: &Reference) -> Option<Arc<Image>> {
     let wanted = match name.digest() {
+            let needed = |r: &RefRecord, l: &LayerRef| {
+                l.blob.digest == *digest && (r.origin != Origin::Pull || inner.may_be_unpacked_anew(&l.diff_id))
+            };
         None => return inner.images.get(&inner.refs.get(&name.to_string())?.image).cloned(),
         Some(digest) => name.with_digest(digest.clone()).to_string(),
     };

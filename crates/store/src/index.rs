@@ -3,10 +3,9 @@
 use crate::image::Image;
 use crate::layout::SyncPoint;
 use crate::record::{LayerRecord, RefRecord};
-use crate::sync::Unsynced;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use strata_oci::Digest;
+use strata_oci::{Descriptor, Digest};
 
 /// The index. Its lock is held for lookups and renames, never for reading or writing content.
 #[derive(Debug, Default)]
@@ -22,12 +21,12 @@ pub(crate) struct Inner {
     pub(crate) layers: HashMap<String, Arc<LayerRecord>>,
     /// With their sizes.
     pub(crate) blobs: HashMap<Digest, u64>,
+    /// The blobs from which layers were unpacked since the store was opened, by diff ID; refs name those of images.
+    pub(crate) unpacked_from: HashMap<Digest, Descriptor>,
     /// By ID: what each stands on.
     pub(crate) containers: HashMap<String, ContainerUse>,
     /// What operations that run now hold.
     pub(crate) leases: HashMap<u64, Held>,
-    /// What no sync has covered since it got its name.
-    pub(crate) unsynced: Unsynced,
     next_lease: u64,
 }
 

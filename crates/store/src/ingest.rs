@@ -49,7 +49,7 @@ type Chunk = Arc<[u8]>;
 impl Store {
     /// Whether a layer is here; if so, the lease keeps it.
     pub fn has_layer(&self, lease: &Lease, diff_id: &Digest) -> bool {
-        self.hold_layer(lease, diff_id.hex()).is_some()
+        self.hold_layer_for_any_place(lease, diff_id)
     }
 
     /// Fetches and unpacks a layer. Its directory and its blob appear together at the end, or not at all.
@@ -73,7 +73,7 @@ impl Store {
             let (to_unpack, tar_again) = sync_channel::<Chunk>(DEPTH);
             let inflating = scope.spawn(move || inflate(compressed, compression, &[to_hash, to_unpack]));
             let hashing = scope.spawn(move || hash(&tar));
-            let unpacking = scope.spawn(move || unpack(fs, &mut Chunks::new(tar_again), layer.diff_id));
+            let unpacking = scope.spawn(move || unpack(fs, &mut Chunks::new(tar_again), layer.diff_id, None));
             let read = receive(layer.blob, source, &blob_file, to_inflate, progress);
             let inflated = joined(inflating.join());
             let diff_id = joined(hashing.join());
@@ -98,7 +98,9 @@ impl Store {
         .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
         // A layer that is here is not fetched again: its blob must be here by then.
         self.publish_blob(lease, &layer.blob.digest, &blob_file, layer.blob.size)?;
-        self.publish_unpacked(lease, layer.diff_id, &layer_dir, unpacked)
+        self.publish_unpacked(lease, layer.diff_id, &layer_dir, unpacked)?;
+        self.remember_blob(layer.diff_id, layer.blob);
+        Ok(())
     }
 
     /// Unpacks a layer whose blob is here.

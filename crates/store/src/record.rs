@@ -88,18 +88,30 @@ pub(crate) struct LayerRecord {
     /// Directories that the layer does not list although it has something in them: their attributes come from below.
     #[serde(default, with = "escape::list")]
     pub(crate) unlisted: Vec<Vec<u8>>,
-    /// What it hides.
+    /// Of those, the ones that have nothing in them but whiteouts, and are not made where nothing is below.
+    #[serde(default, with = "escape::list")]
+    pub(crate) hollow: Vec<Vec<u8>>,
+    /// Paths that were directories of a lower layer for some entries, and something else for later ones.
+    #[serde(default, with = "escape::list")]
+    pub(crate) passed: Vec<Vec<u8>>,
+    /// What it hides, as it is on disk.
     #[serde(default, with = "escape::list")]
     pub(crate) whiteouts: Vec<Vec<u8>>,
     /// Hard links to files of lower layers: pairs of name and target.
     #[serde(default, with = "escape::list")]
     pub(crate) links: Vec<Vec<u8>>,
+    /// Directories that hide what is below them.
+    #[serde(default, with = "escape::list")]
+    pub(crate) opaque: Vec<Vec<u8>>,
+    /// Whiteouts as they are archived.
+    #[serde(default, with = "escape::list")]
+    pub(crate) markers: Vec<Vec<u8>>,
 }
 
 impl LayerRecord {
     /// Whether what is below it can change what its files must be.
     pub(crate) fn depends_on_position(&self) -> bool {
-        !(self.unlisted.is_empty() && self.whiteouts.is_empty() && self.links.is_empty())
+        [&self.unlisted, &self.passed, &self.whiteouts, &self.links].into_iter().any(|list| !list.is_empty())
     }
 }
 

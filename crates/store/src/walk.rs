@@ -30,7 +30,7 @@ impl Item<'_> {
 
     /// Whether it is what overlayfs hides a lower name with.
     pub(crate) fn is_whiteout(&self) -> bool {
-        self.file_type() == FileType::CharacterDevice && self.stat.st_rdev == 0
+        is_whiteout(&self.stat)
     }
 
     /// For calls that take only paths.
@@ -41,6 +41,11 @@ impl Item<'_> {
     pub(crate) fn mtime(&self) -> (i64, u32) {
         (self.stat.st_mtime, u32::try_from(self.stat.st_mtime_nsec).unwrap_or(0))
     }
+}
+
+/// Whether it is what overlayfs hides a lower name with.
+pub(crate) fn is_whiteout(stat: &Stat) -> bool {
+    FileType::from_raw_mode(stat.st_mode) == FileType::CharacterDevice && stat.st_rdev == 0
 }
 
 /// Visits everything below `root`, a directory before what is in it, names in order of their bytes. The visitor says

@@ -22,12 +22,6 @@ pub(crate) fn set(path: &Path, name: &CStr, value: &[u8]) -> Result<()> {
         .map_err(|e| failed("lsetxattr", path, name, e))
 }
 
-/// Sets one of what a descriptor's link in /proc leads to.
-pub(crate) fn set_followed(path: &Path, name: &CStr, value: &[u8]) -> Result<()> {
-    rustix::fs::setxattr(path, name, value, XattrFlags::empty())
-        .map_err(|e| failed("setxattr", path, name, e))
-}
-
 fn failed(call: &str, path: &Path, name: &CStr, e: Errno) -> Error {
     let io = std::io::Error::from(e);
     Error::from(io).context(format!("{call}({}, {})", path.display(), name.to_string_lossy()))
@@ -85,6 +79,13 @@ fn list_of(path: &Path, follow: bool) -> Result<Vec<(CString, Vec<u8>)>> {
     }
     found.sort();
     Ok(found)
+}
+
+/// Takes away all that a layer keeps; a symlink at the end of the path is not followed.
+pub(crate) fn clear(path: &Path) -> Result<()> {
+    list(path)?.iter().try_for_each(|(name, _)| {
+        rustix::fs::lremovexattr(path, name).map_err(|e| failed("lremovexattr", path, name, e))
+    })
 }
 
 /// Whether a directory hides what is below it.

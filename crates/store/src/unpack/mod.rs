@@ -4,10 +4,15 @@
 //!   entry ─▶ its parent, through symlinks of this layer ─▶ openat2 beneath the layer's root ─▶ *at() by one name
 //! ```
 //!
-//! The layer is unpacked as if nothing lay below it; what depends on that is recorded ([`LayerRecord`]) and decided when an
-//! image is composed. Nobody else writes to the directory, so the tree in memory is what is on disk.
+//! The layer is unpacked as if nothing lay below it, and what depends on that is recorded ([`LayerRecord`]). Where an image
+//! is composed in which it matters, the same tar is unpacked once more, with a look at what is below ([`Below`]). Nobody
+//! else writes to the directory, so the tree in memory is what is on disk.
 
 mod attrs;
+mod below;
+mod late;
+mod links;
+mod markers;
 mod tree;
 
 use crate::entries::{EntryMeta, Kind as EntryKind};
@@ -16,18 +21,18 @@ use crate::escape::escape;
 use crate::record::{FORMAT, LayerRecord, RootAttrs};
 use crate::xattr;
 pub(crate) use attrs::{Attrs, times};
-use rustix::fs::{AtFlags, FileType, Mode, OFlags};
-use std::collections::BTreeSet;
+pub(crate) use below::Below;
+use rustix::fs::{FileType, Mode, OFlags};
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::Path;
 use std::rc::Rc;
 use strata_oci::Digest;
 use strata_oci::whiteout::{self, Entry};
 use strata_sys::path::{Root, fd_path, remove_at};
-use tree::{Node, Tree};
+use tree::{Node, Tree, name_of, parent_of};
 
 /// How much of a file is moved at a time.
 const BUFFER: usize = 256 << 10;
@@ -41,18 +46,26 @@ pub(crate) struct Unpacked {
     pub(crate) entries: Vec<(Vec<u8>, EntryMeta)>,
 }
 
-/// Unpacks a tar into an empty directory.
+/// Unpacks a tar into an empty directory; for one place in one stack, with what is below it.
 ///
 /// # Errors
 /// [`Invalid`](crate::Kind::Invalid), naming the entry, if the archive is broken or hostile.
-pub(crate) fn unpack(root: OwnedFd, tar: &mut dyn Read, diff_id: &Digest) -> Result<Unpacked> {
+pub(crate) fn unpack(
+    root: OwnedFd,
+    tar: &mut dyn Read,
+    diff_id: &Digest,
+    below: Option<Below<'_>>,
+) -> Result<Unpacked> {
     let mut unpacker = Unpacker {
         root: Root::from_fd(root),
         tree: Tree::default(),
+        below,
         dir: None,
-        whiteouts: BTreeSet::new(),
-        opaque: BTreeSet::new(),
-        links: Vec::new(),
+        markers: BTreeSet::new(),
+        renewed: BTreeSet::new(),
+        links: BTreeMap::new(),
+        brought_up: Vec::new(),
+        late: BTreeMap::new(),
         root_attrs: None,
         buffer: vec![0; BUFFER],
         count: 0,
@@ -70,14 +83,20 @@ pub(crate) fn unpack(root: OwnedFd, tar: &mut dyn Read, diff_id: &Digest) -> Res
     unpacker.finish(diff_id)
 }
 
-struct Unpacker {
+struct Unpacker<'b> {
     root: Root,
     tree: Tree,
+    below: Option<Below<'b>>,
     /// The directory of the last entry: the next one is usually in it too.
     dir: Option<(Vec<u8>, Rc<OwnedFd>)>,
-    whiteouts: BTreeSet<Vec<u8>>,
-    opaque: BTreeSet<Vec<u8>>,
-    links: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Whiteouts as they are archived.
+    markers: BTreeSet<Vec<u8>>,
+    /// Directories in whose place the layer had something else before: what is below them is hidden.
+    renewed: BTreeSet<Vec<u8>>,
+    /// Hard links to what this layer has not got, as far as it has come.
+    links: BTreeMap<Vec<u8>, Vec<u8>>,
+    brought_up: Vec<links::BroughtUp>,
+    late: BTreeMap<Vec<u8>, late::Late>,
     root_attrs: Option<RootAttrs>,
     buffer: Vec<u8>,
     count: u64,
@@ -85,7 +104,7 @@ struct Unpacker {
 
 type TarEntry<'a, 'r> = tar::Entry<'a, &'r mut dyn Read>;
 
-impl Unpacker {
+impl Unpacker<'_> {
     fn entry(&mut self, entry: &mut TarEntry<'_, '_>, path: &[u8]) -> Result<()> {
         self.count += 1;
         if self.count > MAX_ENTRIES {
@@ -96,18 +115,14 @@ impl Unpacker {
         let Some((name, parents)) = parts.split_last() else {
             return self.root_entry(entry, &attrs);
         };
-        let parent = self.tree.resolve(parents)?;
         match whiteout::classify(name) {
             Entry::Plain(name) => {
+                let parent = self.tree.resolve(parents, self.below.as_ref())?;
                 self.ensure_dir(&parent)?;
                 self.place(entry, &parent, name, &attrs)
             }
-            Entry::Whiteout(name) => {
-                self.whiteouts.insert(tree::join(&parent, name));
-                Ok(())
-            }
-            Entry::Opaque => {
-                self.opaque.insert(parent);
+            Entry::Whiteout(_) | Entry::Opaque => {
+                self.markers.insert(parts.join(&b'/'));
                 Ok(())
             }
             Entry::Ignored => Ok(()),
@@ -187,52 +202,39 @@ impl Unpacker {
     }
 
     fn directory(&mut self, path: &[u8], name: &[u8], attrs: &Attrs) -> Result<()> {
-        if !matches!(self.tree.get(path), Some(Node::Dir { .. })) {
-            self.clear(path, name)?;
-            let dir = self.parent_fd(path)?;
-            rustix::fs::mkdirat(&dir, name, Mode::RWXU).map_err(std::io::Error::from)?;
+        let linked = self.links.contains_key(path);
+        match self.tree.get(path) {
+            // The attributes that it had are replaced, all of them (OCI image spec, layer.md "Changeset over existing files").
+            Some(Node::Dir { .. }) => {
+                let dir = self.parent_fd(path)?;
+                xattr::clear(&fd_path(&dir).join(OsStr::from_bytes(name)))?;
+            }
+            other => {
+                if other.is_some() || linked {
+                    self.renew(path);
+                }
+                self.clear(path, name)?;
+                let dir = self.parent_fd(path)?;
+                rustix::fs::mkdirat(&dir, name, Mode::RWXU).map_err(std::io::Error::from)?;
+            }
         }
-        let dir = self.parent_fd(path)?;
-        attrs.apply_dir(&dir, name)?;
+        self.apply_dir(path, attrs)?;
         let meta = EntryMeta::of_kind(EntryKind::Dir).with(attrs);
         self.tree.insert_with(path.to_vec(), Node::Dir { listed: true }, meta);
         Ok(())
     }
 
-    /// A hard link: to a file of this layer, or to one below, which only the image's stack can tell.
-    fn hard_link(&mut self, entry: &TarEntry<'_, '_>, path: &[u8], name: &[u8]) -> Result<()> {
-        let target = entry.link_name_bytes().ok_or_else(|| Error::invalid("a hard link without a target"))?;
-        let parts = tree::clean(&target)?;
-        let (last, parents) = parts.split_last().ok_or_else(|| Error::invalid("a hard link to the root"))?;
-        let target = tree::join(&self.tree.resolve(parents)?, last);
-        if target == *path {
-            return Ok(());
-        }
-        match self.tree.get(&target) {
-            Some(Node::Dir { .. }) => Err(Error::invalid("a hard link to a directory")),
-            Some(node) => {
-                let (node, meta) = (node.clone(), self.tree.meta(&target).cloned().unwrap_or_default());
-                self.clear(path, name)?;
-                let from = self
-                    .root
-                    .resolve(OsStr::from_bytes(parent_of(&target)), OFlags::PATH | OFlags::DIRECTORY)?;
-                let dir = self.parent_fd(path)?;
-                rustix::fs::linkat(&from, last.as_slice(), &dir, name, AtFlags::empty())
-                    .map_err(std::io::Error::from)?;
-                self.tree.insert_with(path.to_vec(), node, meta.hard_link(&target));
-                Ok(())
-            }
-            None => {
-                self.clear(path, name)?;
-                self.links.push((path.to_vec(), target));
-                Ok(())
-            }
+    /// What was here before has removed what is below, which must not come back with the directory.
+    fn renew(&mut self, path: &[u8]) {
+        self.renewed.insert(path.to_vec());
+        if let Some(below) = &mut self.below {
+            below.renew(path);
         }
     }
 
     /// Removes what an earlier entry put at a path: the last one counts.
     fn clear(&mut self, path: &[u8], name: &[u8]) -> Result<()> {
-        self.links.retain(|(link, _)| link != path);
+        self.links.remove(path);
         match self.tree.get(path) {
             None => return Ok(()),
             Some(Node::Dir { .. }) => {
@@ -256,8 +258,10 @@ impl Unpacker {
                 None => {
                     let dir = self.parent_fd(prefix)?;
                     rustix::fs::mkdirat(&dir, name_of(prefix), Mode::RWXU).map_err(std::io::Error::from)?;
-                    Attrs::unlisted().apply_dir(&dir, name_of(prefix))?;
-                    let meta = EntryMeta::of_kind(EntryKind::Dir).with(&Attrs::unlisted());
+                    let there = self.below.as_ref().map(|b| b.dir_attrs(prefix)).transpose()?.flatten();
+                    let attrs = there.unwrap_or_else(Attrs::unlisted);
+                    self.apply_dir(prefix, &attrs)?;
+                    let meta = EntryMeta::of_kind(EntryKind::Dir).with(&attrs);
                     self.tree.insert_with(prefix.to_vec(), Node::Dir { listed: false }, meta);
                 }
             }
@@ -279,65 +283,38 @@ impl Unpacker {
     }
 
     fn finish(mut self, diff_id: &Digest) -> Result<Unpacked> {
-        let root_opaque = self.opaque.remove(&b""[..]);
-        let whiteouts = self.finish_whiteouts()?;
-        for path in std::mem::take(&mut self.opaque) {
-            if !is_below(&path, &whiteouts) {
-                self.mark_opaque(&path)?;
-            }
-        }
+        self.finish_links()?;
+        let hiding = self.finish_markers()?;
+        self.finish_late()?;
         self.tree.set_directory_times(&self.root)?;
         let sizes = self.tree.sizes();
-        let record = LayerRecord {
+        let mut record = LayerRecord {
             format: FORMAT,
             diff_id: diff_id.clone(),
             size: sizes.bytes,
             disk: sizes.disk,
             inodes: sizes.inodes + 1,
             root: self.root_attrs,
-            root_opaque,
-            unlisted: self.tree.unlisted(),
-            whiteouts,
-            links: self.links.into_iter().flat_map(|(link, target)| [link, target]).collect(),
+            root_opaque: hiding.root,
+            unlisted: Vec::new(),
+            hollow: Vec::new(),
+            passed: Vec::new(),
+            whiteouts: Vec::new(),
+            opaque: Vec::new(),
+            markers: Vec::new(),
+            links: Vec::new(),
         };
+        // For its own place, everything has been decided.
+        if self.below.is_none() {
+            record.unlisted = self.tree.unlisted();
+            record.hollow = self.tree.hollow();
+            record.passed = self.tree.passed();
+            record.whiteouts = hiding.whiteouts;
+            record.opaque = hiding.opaque;
+            record.markers = self.markers.into_iter().collect();
+            record.links = self.links.into_iter().flat_map(|(link, target)| [link, target]).collect();
+        }
         Ok(Unpacked { record, entries: self.tree.into_entries() })
-    }
-
-    /// A whiteout hides what is below; beside a re-creation of the same name in this layer it makes a directory opaque,
-    /// and says nothing about a file.
-    fn finish_whiteouts(&mut self) -> Result<Vec<Vec<u8>>> {
-        let mut kept = Vec::new();
-        for path in std::mem::take(&mut self.whiteouts) {
-            // What is hidden with its directory needs no whiteout of its own.
-            if is_below(&path, &kept) {
-                continue;
-            }
-            match self.tree.get(&path) {
-                Some(Node::Dir { .. }) => self.mark_opaque(&path)?,
-                Some(_) => {}
-                None => {
-                    self.ensure_dir(parent_of(&path))
-                        .map_err(|e| e.context(format!("whiteout {:?}", escape(&path))))?;
-                    let dir = self.parent_fd(&path)?;
-                    rustix::fs::mknodat(&dir, name_of(&path), FileType::CharacterDevice, Mode::empty(), 0)
-                        .map_err(std::io::Error::from)
-                        .context(|| format!("make the whiteout of {:?}", escape(&path)))?;
-                    self.tree.insert_with(path.clone(), Node::File, EntryMeta::of_kind(EntryKind::Whiteout));
-                    kept.push(path);
-                }
-            }
-        }
-        Ok(kept)
-    }
-
-    fn mark_opaque(&mut self, path: &[u8]) -> Result<()> {
-        self.ensure_dir(path)?;
-        let dir = self.parent_fd(path)?;
-        xattr::set(&fd_path(&dir).join(OsStr::from_bytes(name_of(path))), xattr::OVERLAY_OPAQUE, b"y")?;
-        if let Some((_, meta)) = self.tree.get_mut(path) {
-            meta.set_opaque();
-        }
-        Ok(())
     }
 }
 
@@ -389,17 +366,4 @@ fn make_node(entry: &TarEntry<'_, '_>, dir: impl AsFd, name: &[u8], kind: tar::E
     rustix::fs::mknodat(dir, name, file_type, Mode::RUSR | Mode::WUSR, device)
         .map_err(std::io::Error::from)?;
     Ok((major, minor))
-}
-
-/// Whether a path is one of `hidden` or lies below one.
-fn is_below(path: &[u8], hidden: &[Vec<u8>]) -> bool {
-    tree::prefix_ends(path).into_iter().any(|end| hidden.iter().any(|h| *h == path[..end]))
-}
-
-fn parent_of(path: &[u8]) -> &[u8] {
-    path.iter().rposition(|b| *b == b'/').map_or(b"", |i| &path[..i])
-}
-
-fn name_of(path: &[u8]) -> &[u8] {
-    Path::new(OsStr::from_bytes(path)).file_name().map_or(path, OsStr::as_bytes)
 }

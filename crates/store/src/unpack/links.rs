@@ -1,0 +1,141 @@
+//! Hard links: to files of the layer, and to files of lower layers, which come up with all their names.
+
+use super::tree::{self, Node, join, name_of, parent_of};
+use super::{TarEntry, Unpacker};
+use crate::copy;
+use crate::error::{Error, Result};
+use crate::escape::escape;
+use rustix::fs::{AtFlags, FileType, OFlags, Stat};
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use strata_sys::path::remove_at;
+
+/// A file of a lower layer that something of this layer is linked to.
+pub(super) struct BroughtUp {
+    /// What it is below.
+    stat: Stat,
+    /// The path by which it was found.
+    target: Vec<u8>,
+    /// Its copy's name beside the layer.
+    side_name: String,
+    /// Its number in the tree.
+    group: u32,
+}
+
+impl Unpacker<'_> {
+    /// A hard link: to a file of this layer, or to one below, which only the image's stack can tell.
+    pub(super) fn hard_link(&mut self, entry: &TarEntry<'_, '_>, path: &[u8], name: &[u8]) -> Result<()> {
+        let target = entry.link_name_bytes().ok_or_else(|| Error::invalid("a hard link without a target"))?;
+        let parts = tree::clean(&target)?;
+        let (last, parents) = parts.split_last().ok_or_else(|| Error::invalid("a hard link to the root"))?;
+        let target = join(&self.tree.resolve(parents, self.below.as_ref())?, last);
+        if target == *path {
+            return Ok(());
+        }
+        match self.tree.get(&target) {
+            Some(Node::Dir { .. }) => Err(Error::invalid("a hard link to a directory")),
+            Some(node) => {
+                let (node, meta) = (node.clone(), self.tree.meta(&target).cloned().unwrap_or_default());
+                self.clear(path, name)?;
+                let from = self
+                    .root
+                    .resolve(OsStr::from_bytes(parent_of(&target)), OFlags::PATH | OFlags::DIRECTORY)?;
+                link(&from, last, self.parent_fd(path)?, name)?;
+                self.tree.link(path.to_vec(), &target, node, meta);
+                Ok(())
+            }
+            None if self.below.is_some() => self.link_below(path, name, target),
+            None => {
+                self.clear(path, name)?;
+                self.links.insert(path.to_vec(), target);
+                Ok(())
+            }
+        }
+    }
+
+    fn link_below(&mut self, path: &[u8], name: &[u8], target: Vec<u8>) -> Result<()> {
+        let missing = || Error::invalid(format!("its target {:?} is in no layer", escape(&target)));
+        let Some(below) = &self.below else { return Err(missing()) };
+        let stat = below.lookup(&target)?.ok_or_else(missing)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            return Err(Error::invalid("a hard link to a directory"));
+        }
+        let same = |b: &BroughtUp| (b.stat.st_dev, b.stat.st_ino) == (stat.st_dev, stat.st_ino);
+        let at = match self.brought_up.iter().position(same) {
+            Some(at) => at,
+            None => {
+                let side_name = self.brought_up.len().to_string();
+                copy::one(
+                    below.parent(&target)?,
+                    name_of(&target),
+                    &below.side,
+                    side_name.as_bytes(),
+                    &stat,
+                )?;
+                self.brought_up.push(BroughtUp { stat, target, side_name, group: 0 });
+                self.brought_up.len() - 1
+            }
+        };
+        self.clear(path, name)?;
+        self.link_up(at, path.to_vec())
+    }
+
+    /// Makes a name of a file that was brought up.
+    fn link_up(&mut self, at: usize, path: Vec<u8>) -> Result<()> {
+        let dir = self.parent_fd(&path)?;
+        let (Some(file), Some(below)) = (self.brought_up.get_mut(at), &self.below) else { return Ok(()) };
+        link(&below.side, file.side_name.as_bytes(), dir, name_of(&path))?;
+        let known = (file.group > 0).then(|| self.tree.name_in(file.group)).flatten().cloned();
+        if let Some(first) = known {
+            let node = self.tree.get(&first).cloned().unwrap_or(Node::File);
+            let meta = self.tree.meta(&first).cloned().unwrap_or_default();
+            self.tree.link(path, &first, node, meta);
+            return Ok(());
+        }
+        let meta = copy::meta_of(&below.side, file.side_name.as_bytes(), &file.stat)?;
+        let symlink = FileType::from_raw_mode(file.stat.st_mode) == FileType::Symlink;
+        let node = if symlink { Node::Symlink(meta.target.clone()) } else { Node::File };
+        self.tree.insert_with(path.clone(), node, meta);
+        file.group = self.tree.group_of(&path);
+        Ok(())
+    }
+
+    /// Brings up the other names of each such file: those that can still be seen.
+    pub(super) fn finish_links(&mut self) -> Result<()> {
+        for at in 0..self.brought_up.len() {
+            let (Some(file), Some(below)) = (self.brought_up.get(at), &self.below) else { break };
+            // What was linked to it may have been replaced since.
+            if self.tree.name_in(file.group).is_some() {
+                let names = match file.stat.st_nlink {
+                    0 | 1 => vec![file.target.clone()],
+                    _ => below.names_of(&file.stat)?,
+                };
+                for name in names {
+                    self.bring_up(at, name)?;
+                }
+            }
+            if let (Some(file), Some(below)) = (self.brought_up.get(at), &self.below) {
+                remove_at(&below.side, OsStr::new(&file.side_name), false)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn bring_up(&mut self, at: usize, name: Vec<u8>) -> Result<()> {
+        let Some(below) = &self.below else { return Ok(()) };
+        let replaced = |end: usize| !matches!(self.tree.get(&name[..end]), None | Some(Node::Dir { .. }));
+        if below.hides(&name)
+            || self.tree.get(&name).is_some()
+            || tree::prefix_ends(&name).into_iter().any(replaced)
+        {
+            return Ok(());
+        }
+        self.ensure_dir(parent_of(&name))?;
+        self.link_up(at, name)
+    }
+}
+
+fn link(from: impl AsFd, name: &[u8], to: impl AsFd, new: &[u8]) -> Result<()> {
+    Ok(rustix::fs::linkat(from, name, to, new, AtFlags::empty()).map_err(std::io::Error::from)?)
+}
