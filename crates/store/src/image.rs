@@ -269,6 +269,9 @@ impl Store {
         let mut inner = self.index.lock();
         for layer in layers {
             let digest = &layer.digest;
+            let needed = |r: &RefRecord, l: &LayerRef| {
+                l.blob.digest == *digest && (r.origin != Origin::Pull || inner.may_be_unpacked_anew(&l.diff_id))
+            };
             let kept = inner.held_by_others(lease, digest)
                 || inner.refs.values().any(|r| r.layers.iter().any(|l| needed(r, l)));
             if !kept
@@ -286,9 +289,6 @@ impl Store {
 /// By name: a tag's ref; or, for a digest, the image which that repository calls so.
 fn by_name(inner: &Inner, name: &Reference) -> Option<Arc<Image>> {
     let wanted = match name.digest() {
-            let needed = |r: &RefRecord, l: &LayerRef| {
-                l.blob.digest == *digest && (r.origin != Origin::Pull || inner.may_be_unpacked_anew(&l.diff_id))
-            };
         None => return inner.images.get(&inner.refs.get(&name.to_string())?.image).cloned(),
         Some(digest) => name.with_digest(digest.clone()).to_string(),
     };
