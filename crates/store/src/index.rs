@@ -3,6 +3,7 @@
 use crate::image::Image;
 use crate::layout::SyncPoint;
 use crate::record::{LayerRecord, RefRecord};
+use crate::sync::Unsynced;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use strata_oci::{Descriptor, Digest};
@@ -27,6 +28,8 @@ pub(crate) struct Inner {
     pub(crate) containers: HashMap<String, ContainerUse>,
     /// What operations that run now hold.
     pub(crate) leases: HashMap<u64, Held>,
+    /// What no sync has covered since it got its name.
+    pub(crate) unsynced: Unsynced,
     next_lease: u64,
 }
 
