@@ -8,6 +8,7 @@
 //! * `session`: attach and exec.
 //! * `template`, `listing`, `table`, `units`, `when`, `names`: how things are shown.
 
+mod bars;
 mod client;
 mod commands;
 mod credentials;

@@ -265,7 +265,7 @@ impl Store {
             .collect()
     }
 
-    fn discard_layer_blobs(&self, lease: &Lease, layers: &[Descriptor]) {
+    pub(crate) fn discard_layer_blobs(&self, lease: &Lease, layers: &[Descriptor]) {
         let mut inner = self.index.lock();
         for layer in layers {
             let digest = &layer.digest;

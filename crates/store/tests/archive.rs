@@ -298,6 +298,9 @@ fn discarded_blobs_are_named_and_can_be_brought_back() {
     assert!(store.missing_layers(&lease, &exported[0]).is_empty());
     let mut archive = Vec::new();
     store.write_archive(&exported, ArchiveFormat::Docker, &mut archive).unwrap();
+    assert_eq!(blobs_on_disk(dir.path()), 3);
+    store.release_layers(&lease, &missing);
+    assert_eq!(blobs_on_disk(dir.path()), 2, "manifest and config stay");
     // What was loaded could not be fetched again: its blobs stay.
     let other = tempfile::tempdir().unwrap();
     let options = Options { discard_blobs: true, ..Options::default() };

@@ -12,14 +12,17 @@ mod images;
 mod info;
 mod inspect;
 mod kill;
+mod load;
 mod logs;
 mod pods;
 mod ps;
 mod pull;
+mod push;
 mod restart;
 mod rm;
 mod rmi;
 mod run;
+mod save;
 mod start;
 mod stop;
 mod system_df;
@@ -57,6 +60,12 @@ enum Command {
     Ps(ps::Args),
     /// Pull an image
     Pull(pull::Args),
+    /// Send an image to the registry of its name
+    Push(push::Args),
+    /// Write images into an archive
+    Save(save::Args),
+    /// Load the images of an archive
+    Load(load::Args),
     /// List images
     Images(images::Args),
     /// Create a container without starting it
@@ -121,6 +130,12 @@ enum ImageCommand {
     History(history::Args),
     /// Pull an image
     Pull(pull::Args),
+    /// Send an image to the registry of its name
+    Push(push::Args),
+    /// Write images into an archive
+    Save(save::Args),
+    /// Load the images of an archive
+    Load(load::Args),
     /// Remove images
     #[command(visible_alias = "remove")]
     Rm(rmi::Args),
@@ -209,6 +224,9 @@ async fn dispatch(command: Command, context: &Context) -> Result<i32> {
         C::Exec(a) | C::Container(Cc::Exec(a)) => exec::run(&a, context).await,
         C::Ps(a) | C::Container(Cc::Ls(a)) => ps::run(&a, context).await,
         C::Pull(a) | C::Image(I::Pull(a)) => pull::run(&a, context).await,
+        C::Push(a) | C::Image(I::Push(a)) => push::run(&a, context).await,
+        C::Save(a) | C::Image(I::Save(a)) => save::run(&a, context).await,
+        C::Load(a) | C::Image(I::Load(a)) => load::run(&a, context).await,
         C::Images(a) | C::Image(I::Ls(a)) => images::run(&a, context).await,
         C::Create(a) | C::Container(Cc::Create(a)) => create::run(&a, context).await,
         C::Start(a) | C::Container(Cc::Start(a)) => start::run(&a, context).await,
@@ -280,6 +298,9 @@ mod tests {
             "strata logs -ft --tail 10 --since 5m x",
             "strata logs -n all x",
             "strata system df -v",
+            "strata save -o x.tar --format oci-archive a b:1",
+            "strata image load -q -i x.tar",
+            "strata push -q localhost:5000/a:1",
             "strata inspect -f {{.Id}} --type image x",
         ] {
             let parsed = CommandLine::try_parse_from(line.split(' '));

@@ -139,6 +139,13 @@ impl Store {
         missing
     }
 
+    /// Discards blobs again that were only brought back for this lease, if the store is to keep none.
+    pub fn release_layers(&self, lease: &Lease, layers: &[Descriptor]) {
+        if self.options.discard_blobs {
+            self.discard_layer_blobs(lease, layers);
+        }
+    }
+
     /// Where a blob's bytes are. It may go away at any time unless a lease keeps it.
     pub fn blob_path(&self, digest: &Digest) -> PathBuf {
         crate::blob::path(&self.layout, digest)
