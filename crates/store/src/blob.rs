@@ -1,7 +1,7 @@
 //! Content-addressed files: manifests, configs, compressed layers.
 
 use crate::error::{Context, Error, Result};
-use crate::index::Lease;
+use crate::index::{BlobFile, Lease};
 use crate::layout::Layout;
 use crate::store::Store;
 use crate::trash::Scratch;
@@ -87,13 +87,14 @@ impl Store {
         file: &Scratch,
         size: u64,
     ) -> Result<()> {
+        let written = BlobFile::at(&file.path(), size);
         let mut inner = self.index.lock();
         inner.held(lease).blobs.insert(digest.clone());
         // A taken name means that another operation was faster with the same bytes.
         if self.layout.publish(&file.name, &self.layout.blobs, &name(digest))? {
             inner.unsynced.blobs.insert(digest.clone());
         }
-        inner.blobs.insert(digest.clone(), size);
+        inner.blobs.insert(digest.clone(), written);
         Ok(())
     }
 }

@@ -67,6 +67,24 @@ impl Store {
         filled
     }
 
+    /// Keeps what an image consists of while an operation reads it, even if the image is removed meanwhile.
+    ///
+    /// # Errors
+    /// [`Kind::NotFound`] if it is gone already.
+    pub fn hold_image(&self, lease: &Lease, image: &Image) -> Result<()> {
+        let mut inner = self.index.lock();
+        if !inner.images.contains_key(&image.id) {
+            return Err(removed_just_now(image));
+        }
+        let refs: Vec<_> = inner.refs.values().filter(|r| r.image == image.id).cloned().collect();
+        let held = inner.held(lease);
+        for r in refs {
+            held.layers.extend(r.layer_keys().map(ToOwned::to_owned));
+            held.blobs.extend(r.blobs().cloned());
+        }
+        Ok(())
+    }
+
     /// From here on the image counts as used, and its layers stay.
     fn claim(&self, lease: &Lease, id: &str, image: &Image, stack: &[String]) -> Result<()> {
         let mut inner = self.index.lock();
@@ -74,11 +92,13 @@ impl Store {
             return Err(Error::new(Kind::AlreadyExists, format!("container {id} exists already")));
         }
         if !inner.images.contains_key(&image.id) || stack.iter().any(|key| !inner.layers.contains_key(key)) {
-            return Err(Error::not_found(format!("No such image: {}: it was removed just now", image.id)));
+            return Err(removed_just_now(image));
         }
         inner.held(lease).layers.extend(stack.iter().cloned());
         let using = ContainerUse { image: image.id.clone(), layers: stack.to_vec() };
         inner.containers.insert(id.to_owned(), using);
+        drop(inner);
+        self.sizes.watch(id);
         Ok(())
     }
 
@@ -161,7 +181,6 @@ impl Store {
         durable::sync_dir(&self.layout.containers.fd)?;
         self.index.lock().containers.remove(id);
         self.sizes.forget(id);
-        self.reaper.wake();
         Ok(())
     }
 
@@ -201,7 +220,6 @@ impl Store {
                 None => self.layout.discard(&self.layout.pods, &id)?,
             }
         }
-        self.reaper.wake();
         Ok(pods)
     }
 
@@ -212,7 +230,6 @@ impl Store {
     pub fn remove_pod(&self, id: &str) -> Result<()> {
         check_id(id)?;
         self.layout.discard(&self.layout.pods, id).context(|| format!("pod {id}"))?;
-        self.reaper.wake();
         Ok(durable::sync_dir(&self.layout.pods.fd)?)
     }
 
@@ -289,6 +306,10 @@ impl ImageView {
     pub fn root(&self) -> &strata_sys::path::Root {
         self.0.root()
     }
+}
+
+fn removed_just_now(image: &Image) -> Error {
+    Error::not_found(format!("No such image: {}: it was removed just now; pull it again", image.id))
 }
 
 fn owned(stack: Vec<&str>) -> Vec<String> {

@@ -1,162 +1,187 @@
 //! Garbage collection: what no ref, container or lease reaches goes to trash.
+//!
+//! The index is locked for a millisecond at a time, so that collecting thousands of layers stalls nobody. What was garbage
+//! under one lock is looked at again under the next if an operation may have come to hold something in between.
 
 use crate::blob;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::index::Inner;
 use crate::store::Store;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 use strata_oci::Digest;
+
+/// How long the index stays locked for renames.
+const HOLD: Duration = Duration::from_millis(1);
+/// How long others may have it before the next ones: the lock is not fair.
+const PAUSE: Duration = Duration::from_micros(200);
 
 /// What a collection removed, or would remove.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct GcReport {
-    /// Keys of layers, as `sha256:<diff ID>` or `chain-<chain ID>`.
-    pub layers: Vec<String>,
-    /// Digests of blobs.
-    pub blobs: Vec<String>,
+    /// Layers, by their keys as `sha256:<diff ID>` or `chain-<chain ID>`.
+    pub layers: Vec<Collected>,
+    /// Blobs, by their digests.
+    pub blobs: Vec<Collected>,
+}
+
+/// One thing that was removed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Collected {
+    /// What it was.
+    pub name: String,
     /// Bytes on disk.
     pub bytes: u64,
 }
 
-/// Why things are kept, by what they are.
-#[derive(Default)]
-struct Kept {
-    layers: HashMap<String, Vec<String>>,
-    blobs: HashMap<Digest, Vec<String>>,
-}
-
-impl Kept {
-    fn layer(&mut self, key: &str, why: &str) {
-        self.layers.entry(key.to_owned()).or_default().push(why.to_owned());
-    }
-
-    fn blob(&mut self, digest: &Digest, why: &str) {
-        self.blobs.entry(digest.clone()).or_default().push(why.to_owned());
+impl GcReport {
+    /// Bytes on disk of all of it.
+    pub fn bytes(&self) -> u64 {
+        self.layers.iter().chain(&self.blobs).map(|c| c.bytes).sum()
     }
 }
 
-fn kept(inner: &Inner) -> Kept {
-    let mut kept = Kept::default();
-    for r in inner.refs.values() {
-        let why = format!("image {} ({})", r.image, r.name);
-        for layer in &r.layers {
-            kept.layer(&layer.key, &why);
-            // The layer as it is without anything below, from which variants are made.
-            kept.layer(layer.diff_id.hex(), &why);
-            kept.blob(&layer.blob.digest, &why);
+/// What must stay.
+pub(crate) struct Needed<'a> {
+    pub(crate) layers: HashSet<&'a str>,
+    pub(crate) blobs: HashSet<&'a Digest>,
+}
+
+impl<'a> Needed<'a> {
+    pub(crate) fn of(inner: &'a Inner) -> Self {
+        let mut needed = Self { layers: HashSet::new(), blobs: HashSet::new() };
+        for r in inner.refs.values() {
+            needed.layers.extend(r.layer_keys());
+            needed.blobs.extend(r.blobs());
         }
-        kept.blob(&r.image, &why);
-        kept.blob(&r.manifest.digest, &why);
-        if let Some(pulled) = &r.pulled {
-            kept.blob(pulled, &why);
+        needed.layers.extend(inner.containers.values().flat_map(|c| &c.layers).map(String::as_str));
+        for held in inner.leases.values() {
+            needed.layers.extend(held.layers.iter().map(String::as_str));
+            needed.blobs.extend(&held.blobs);
+        }
+        needed
+    }
+}
+
+/// What was garbage when the index was looked at.
+struct Garbage {
+    generation: u64,
+    layers: Vec<String>,
+    blobs: Vec<Digest>,
+}
+
+impl Garbage {
+    fn of(inner: &Inner) -> Self {
+        let needed = Needed::of(inner);
+        let layers = inner.layers.keys().filter(|key| !needed.layers.contains(key.as_str()));
+        let mut layers: Vec<String> = layers.cloned().collect();
+        let blobs = inner.blobs.keys().filter(|digest| !needed.blobs.contains(digest));
+        let mut blobs: Vec<Digest> = blobs.cloned().collect();
+        // In the order of names, taken from the end.
+        layers.sort_unstable_by(|a, b| b.cmp(a));
+        blobs.sort_unstable_by(|a, b| b.cmp(a));
+        Self { generation: inner.generation, layers, blobs }
+    }
+
+    /// Keeps only what is garbage still.
+    fn check(&mut self, inner: &Inner) {
+        if self.generation != inner.generation {
+            let needed = Needed::of(inner);
+            self.layers.retain(|key| !needed.layers.contains(key.as_str()));
+            self.blobs.retain(|digest| !needed.blobs.contains(digest));
+            self.generation = inner.generation;
         }
     }
-    for (id, container) in &inner.containers {
-        let why = format!("container {id}");
-        container.layers.iter().for_each(|key| kept.layer(key, &why));
-    }
-    for held in inner.leases.values() {
-        held.layers.iter().for_each(|key| kept.layer(key, &held.why));
-        held.blobs.iter().for_each(|digest| kept.blob(digest, &held.why));
-    }
-    kept
 }
 
 impl Store {
     /// Removes what nothing needs; with `dry_run` it only says what that is.
     ///
     /// # Errors
-    /// If something cannot be renamed into trash/.
+    /// If something cannot be renamed into trash/: the first such failure, after everything else.
     pub fn gc(&self, dry_run: bool) -> Result<GcReport> {
-        let mut inner = self.index.lock();
-        let kept = kept(&inner);
         let mut report = GcReport::default();
-        let layers: BTreeMap<String, u64> = inner
-            .layers
-            .iter()
-            .filter(|(key, _)| !kept.layers.contains_key(*key))
-            .map(|(key, record)| (key.clone(), record.disk))
-            .collect();
-        for (key, disk) in layers {
-            if !dry_run {
-                self.layout.discard(&self.layout.layers, &key)?;
-                inner.layers.remove(&key);
+        let mut garbage = Garbage::of(&self.index.lock());
+        let mut failed = None;
+        loop {
+            let mut inner = self.index.lock();
+            garbage.check(&inner);
+            let began = Instant::now();
+            while began.elapsed() < HOLD
+                && let Some(result) = self.collect_one(&mut inner, &mut garbage, &mut report, dry_run)
+            {
+                failed = failed.or(result.err());
             }
-            report.bytes += disk;
-            report.layers.push(shown(&key));
-        }
-        let blobs: BTreeMap<Digest, u64> = inner
-            .blobs
-            .iter()
-            .filter(|(digest, _)| !kept.blobs.contains_key(*digest))
-            .map(|(digest, size)| (digest.clone(), *size))
-            .collect();
-        for (digest, size) in blobs {
-            if !dry_run {
-                self.layout.discard(&self.layout.blobs, &blob::name(&digest))?;
-                inner.blobs.remove(&digest);
+            drop(inner);
+            if garbage.layers.is_empty() && garbage.blobs.is_empty() {
+                break;
             }
-            report.bytes += size;
-            report.blobs.push(digest.to_string());
+            std::thread::sleep(PAUSE);
         }
         if !dry_run {
-            self.discard_unknown_layers(&inner)?;
+            self.discard_unknown_layers()?;
         }
-        drop(inner);
-        self.reaper.wake();
-        Ok(report)
+        failed.map_or(Ok(report), Err)
     }
 
-    /// Directories whose record could not be read, and that nothing needs.
-    fn discard_unknown_layers(&self, inner: &Inner) -> Result<()> {
-        let kept = kept(inner);
-        for key in self.layout.layers.names()? {
-            if !inner.layers.contains_key(&key) && !kept.layers.contains_key(&key) {
+    /// Renames one thing into trash/; `None` when there is nothing left.
+    fn collect_one(
+        &self,
+        inner: &mut Inner,
+        garbage: &mut Garbage,
+        report: &mut GcReport,
+        dry_run: bool,
+    ) -> Option<Result<(), Error>> {
+        let (collected, layer, result) = if let Some(key) = garbage.layers.pop() {
+            // Another collection may have been faster.
+            let Some(bytes) = inner.layers.get(&key).map(|l| l.disk) else { return Some(Ok(())) };
+            let result = if dry_run {
+                Ok(())
+            } else {
+                self.layout.discard_sized(&self.layout.layers, &key, Some(bytes))
+            };
+            if !dry_run && result.is_ok() {
+                inner.layers.remove(&key);
+            }
+            (Collected { name: shown(&key), bytes }, true, result)
+        } else {
+            let digest = garbage.blobs.pop()?;
+            let Some(bytes) = inner.blobs.get(&digest).map(|b| b.disk) else { return Some(Ok(())) };
+            let result = if dry_run {
+                Ok(())
+            } else {
+                self.layout.discard_sized(&self.layout.blobs, &blob::name(&digest), Some(bytes))
+            };
+            if !dry_run && result.is_ok() {
+                inner.blobs.remove(&digest);
+            }
+            (Collected { name: digest.to_string(), bytes }, false, result)
+        };
+        if result.is_ok() {
+            let list = if layer { &mut report.layers } else { &mut report.blobs };
+            list.push(collected);
+        }
+        Some(result)
+    }
+
+    /// Directories whose record could not be read at the start, and that no ref and no container needs.
+    fn discard_unknown_layers(&self) -> Result<()> {
+        let names = self.layout.layers.names()?;
+        let unknown: Vec<String> = {
+            let inner = self.index.lock();
+            names.into_iter().filter(|key| !inner.layers.contains_key(key)).collect()
+        };
+        for key in unknown {
+            let inner = self.index.lock();
+            if !inner.layers.contains_key(&key) && !Needed::of(&inner).layers.contains(key.as_str()) {
                 self.layout.discard(&self.layout.layers, &key)?;
             }
         }
         Ok(())
     }
-
-    /// Why an image, a layer or a blob is kept, one sentence per reason; empty if nothing keeps it.
-    ///
-    /// # Errors
-    /// [`NotFound`](crate::Kind::NotFound) if there is nothing of this name.
-    pub fn explain(&self, what: &str) -> Result<Vec<String>> {
-        if let Ok(image) = self.resolve(what) {
-            let inner = self.index.lock();
-            let names =
-                inner.refs.values().filter(|r| r.image == image.id).map(|r| format!("name {}", r.name));
-            let users = inner.users(&image.id).into_iter().map(|id| format!("container {id}"));
-            return Ok(names.chain(users).collect());
-        }
-        let hex = what.trim_start_matches("sha256:").trim_start_matches("chain-");
-        let inner = self.index.lock();
-        let all = kept(&inner);
-        let mut reasons = Vec::new();
-        let mut found = false;
-        for key in
-            inner.layers.keys().filter(|k| !hex.is_empty() && k.trim_start_matches("chain-").starts_with(hex))
-        {
-            found = true;
-            let why = all.layers.get(key).map(Vec::as_slice).unwrap_or_default();
-            reasons.extend(why.iter().map(|w| format!("layer {}: {w}", shown(key))));
-        }
-        for digest in inner.blobs.keys().filter(|d| !hex.is_empty() && d.hex().starts_with(hex)) {
-            found = true;
-            let why = all.blobs.get(digest).map(Vec::as_slice).unwrap_or_default();
-            reasons.extend(why.iter().map(|w| format!("blob {digest}: {w}")));
-        }
-        reasons.sort();
-        reasons.dedup();
-        if found {
-            Ok(reasons)
-        } else {
-            Err(crate::Error::not_found(format!("no image, layer or blob is called {what:?}")))
-        }
-    }
 }
 
-fn shown(key: &str) -> String {
+/// A layer as people see it.
+pub(crate) fn shown(key: &str) -> String {
     if key.starts_with("chain-") { key.to_owned() } else { format!("sha256:{key}") }
 }

@@ -81,16 +81,34 @@ impl Image {
         keys
     }
 
-    /// Reads an image from what the refs say, and puts it into the index; takes it out if no ref names it.
+    /// Reads an image's config.
+    pub(crate) fn read_config(layout: &Layout, id: &Digest) -> Result<ImageConfig> {
+        let bytes = blob::read(layout, id, config::MAX_SIZE)?;
+        ImageConfig::parse(&bytes).map_err(|e| Error::damaged(format!("image {id}: {e}")))
+    }
+
+    /// Puts an image into the index as the refs say; takes it out if no ref names it. Its config is read if the index has not
+    /// got it yet.
     pub(crate) fn index(layout: &Layout, inner: &mut Inner, id: &Digest) -> Result<()> {
+        let known = inner.images.remove(id);
+        if !inner.refs.values().any(|r| r.image == *id) {
+            return Ok(());
+        }
+        let config = match known {
+            Some(image) => image.config.clone(),
+            None => Self::read_config(layout, id)?,
+        };
+        Self::index_as(inner, id, config).map(|_| ())
+    }
+
+    /// The same with a config that was read before.
+    pub(crate) fn index_as(inner: &mut Inner, id: &Digest, config: ImageConfig) -> Result<Arc<Self>> {
         inner.images.remove(id);
         let refs: Vec<Arc<RefRecord>> = inner.refs.values().filter(|r| r.image == *id).cloned().collect();
-        let Some(first) = refs.iter().min_by_key(|r| r.since) else { return Ok(()) };
-        let config_bytes = blob::read(layout, id, config::MAX_SIZE)?;
-        let config =
-            ImageConfig::parse(&config_bytes).map_err(|e| Error::damaged(format!("image {id}: {e}")))?;
+        let first = refs.iter().min_by_key(|r| r.since);
+        let first = first.ok_or_else(|| Error::not_found(format!("No such image: {id}")))?;
         let mut size = 0;
-        let mut content_size = config_bytes.len() as u64 + first.manifest.size;
+        let mut content_size = inner.blobs.get(id).map_or(0, |b| b.size) + first.manifest.size;
         let mut layers: Vec<ImageLayer> = Vec::with_capacity(first.layers.len());
         for layer in &first.layers {
             let record = inner.layers.get(&layer.key).ok_or_else(|| {
@@ -124,8 +142,9 @@ impl Image {
         }
         image.repo_digests.sort();
         image.repo_digests.dedup();
-        inner.images.insert(id.clone(), Arc::new(image));
-        Ok(())
+        let image = Arc::new(image);
+        inner.images.insert(id.clone(), image.clone());
+        Ok(image)
     }
 
     fn add_name(&mut self, r: &RefRecord) {
@@ -187,13 +206,14 @@ impl Store {
             layers,
             origin: new.origin,
             since: crate::history::now(),
+            disk: 0,
         };
-        self.write_refs(&record, &new.names)?;
+        let image = self.write_refs(&record, &new.names)?;
         // What came from no registry could not be had again.
         if self.options.discard_blobs && new.origin == Origin::Pull {
             self.discard_layer_blobs(lease, &manifest.layers);
         }
-        self.image(&id)
+        Ok(image)
     }
 
     /// The image with this ID.
@@ -275,14 +295,14 @@ impl Store {
             let kept = inner.held_by_others(lease, digest)
                 || inner.refs.values().any(|r| r.layers.iter().any(|l| needed(r, l)));
             if !kept
-                && inner.blobs.remove(digest).is_some()
-                && let Err(e) = self.layout.discard(&self.layout.blobs, &blob::name(digest))
+                && let Some(file) = inner.blobs.remove(digest)
+                && let Err(e) =
+                    self.layout.discard_sized(&self.layout.blobs, &blob::name(digest), Some(file.disk))
             {
                 tracing::warn!(blob = %digest, error = %e, "compressed layer cannot be discarded");
             }
         }
         drop(inner);
-        self.reaper.wake();
     }
 }
 

@@ -6,6 +6,7 @@ use crate::record::{LayerRecord, RefRecord};
 use crate::sync::Unsynced;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 use strata_oci::{Descriptor, Digest};
 
 /// The index. Its lock is held for lookups and renames, never for reading or writing content.
@@ -20,8 +21,8 @@ pub(crate) struct Inner {
     pub(crate) images: BTreeMap<Digest, Arc<Image>>,
     /// By key.
     pub(crate) layers: HashMap<String, Arc<LayerRecord>>,
-    /// With their sizes.
-    pub(crate) blobs: HashMap<Digest, u64>,
+    /// What is below `blobs/`.
+    pub(crate) blobs: HashMap<Digest, BlobFile>,
     /// The blobs from which layers were unpacked since the store was opened, by diff ID; refs name those of images.
     pub(crate) unpacked_from: HashMap<Digest, Descriptor>,
     /// By ID: what each stands on.
@@ -31,6 +32,25 @@ pub(crate) struct Inner {
     /// What no sync has covered since it got its name.
     pub(crate) unsynced: Unsynced,
     next_lease: u64,
+    /// Goes up whenever an operation may have come to hold something. What nothing needs stays so as long as this does:
+    /// refs and containers only come to need what a lease holds.
+    pub(crate) generation: u64,
+}
+
+/// A blob's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct BlobFile {
+    pub(crate) size: u64,
+    /// Bytes on disk.
+    pub(crate) disk: u64,
+}
+
+impl BlobFile {
+    /// The file at a path, which has this many bytes.
+    pub(crate) fn at(path: &std::path::Path, size: u64) -> Self {
+        let disk = rustix::fs::lstat(path).map_or(size, |stat| crate::measure::disk(&stat));
+        Self { size, disk }
+    }
 }
 
 /// What a container stands on.
@@ -42,11 +62,20 @@ pub(crate) struct ContainerUse {
 }
 
 /// What a lease holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Held {
+    /// The operation.
     pub(crate) why: String,
+    pub(crate) since: Instant,
     pub(crate) layers: HashSet<String>,
     pub(crate) blobs: HashSet<Digest>,
+}
+
+impl Held {
+    fn new(why: &str) -> Self {
+        let (layers, blobs) = (HashSet::new(), HashSet::new());
+        Self { why: why.to_owned(), since: Instant::now(), layers, blobs }
+    }
 }
 
 impl Index {
@@ -59,7 +88,8 @@ impl Index {
 impl Inner {
     /// The lease's entry. It is there as long as the [`Lease`] is.
     pub(crate) fn held(&mut self, lease: &Lease) -> &mut Held {
-        self.leases.entry(lease.id).or_default()
+        self.generation = self.generation.wrapping_add(1);
+        self.leases.entry(lease.id).or_insert_with(|| Held::new("an operation"))
     }
 
     /// Whether another operation that runs now holds a blob.
@@ -89,7 +119,7 @@ impl Lease {
         let mut inner = index.lock();
         let id = inner.next_lease;
         inner.next_lease += 1;
-        inner.leases.insert(id, Held { why: why.to_owned(), ..Held::default() });
+        inner.leases.insert(id, Held::new(why));
         drop(inner);
         Self { index: index.clone(), id, sync }
     }

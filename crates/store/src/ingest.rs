@@ -10,7 +10,7 @@ use crate::blob;
 use crate::entries;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
-use crate::record::{self, LayerRecord};
+use crate::record::LayerRecord;
 use crate::store::Store;
 use crate::trash::Scratch;
 use crate::unpack::{Unpacked, unpack};
@@ -143,9 +143,9 @@ impl Store {
         lease: &Lease,
         key: &str,
         scratch: &Scratch,
-        record: LayerRecord,
+        mut record: LayerRecord,
     ) -> Result<()> {
-        let bytes = record::to_json(key, &record)?;
+        let bytes = self.measure_layer(key, scratch, &mut record)?;
         std::fs::write(scratch.path().join("layer.json"), bytes).context(|| format!("write layer {key}"))?;
         let mut inner = self.index.lock();
         inner.held(lease).layers.insert(key.to_owned());

@@ -1,6 +1,7 @@
 //! Where things are below the store's root, and how names become visible there.
 
 use crate::error::{Context, Error, Kind, Result};
+use crate::trash::Bin;
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use std::ffi::OsStr;
 use std::os::fd::{AsFd, OwnedFd};
@@ -60,6 +61,7 @@ pub(crate) struct Layout {
     pub(crate) mountpoints: PathBuf,
     pub(crate) tmp: Dir,
     pub(crate) trash: Dir,
+    pub(crate) bin: Bin,
     unique: u128,
     counter: AtomicU64,
     // Dropped last: another daemon may have the rest once this is gone.
@@ -81,6 +83,7 @@ impl Layout {
             containers: Dir::make(path, "containers")?,
             tmp: Dir::make(path, "tmp")?,
             trash: Dir::make(path, "trash")?,
+            bin: Bin::default(),
             mountpoints,
             root,
             unique: jiff::Timestamp::now().as_nanosecond().unsigned_abs(),
@@ -104,12 +107,21 @@ impl Layout {
         Ok(durable::rename_new(&self.tmp.fd, OsStr::new(tmp), &to.fd, OsStr::new(name))?)
     }
 
-    /// Moves a name out of the way, into trash/; absence is success.
+    /// Moves a name out of the way, into trash/, from where it is deleted in the background; absence is success.
     pub(crate) fn discard(&self, from: &Dir, name: &str) -> Result<()> {
+        self.discard_sized(from, name, None)
+    }
+
+    /// The same for something of which it is known how many bytes it takes up on disk.
+    pub(crate) fn discard_sized(&self, from: &Dir, name: &str, bytes: Option<u64>) -> Result<()> {
         let to = self.fresh_name(name);
         match durable::rename(&from.fd, OsStr::new(name), &self.trash.fd, OsStr::new(&to)) {
             Err(e) if e.errno == rustix::io::Errno::NOENT => Ok(()),
-            other => Ok(other?),
+            Err(e) => Err(e.into()),
+            Ok(()) => {
+                self.bin.filled(to, bytes);
+                Ok(())
+            }
         }
     }
 

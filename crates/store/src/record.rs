@@ -39,6 +39,9 @@ pub(crate) struct RefRecord {
     pub(crate) origin: Origin,
     /// When this name was given, in nanoseconds since 1970.
     pub(crate) since: i64,
+    /// Bytes on disk of its file, which does not say so itself.
+    #[serde(skip)]
+    pub(crate) disk: u64,
 }
 
 /// A descriptor as it is stored.
@@ -76,9 +79,9 @@ pub(crate) struct LayerRecord {
     pub(crate) diff_id: Digest,
     /// Bytes of its regular files, hard links once.
     pub(crate) size: u64,
-    /// The same in whole blocks, and a block per directory.
+    /// Bytes on disk of everything below `layers/<key>/`, as they were measured when it was written.
     pub(crate) disk: u64,
-    /// Files, directories and everything else.
+    /// Files, directories and everything else, this file included.
     pub(crate) inodes: u64,
     /// The root directory's attributes, if the layer lists it.
     pub(crate) root: Option<RootAttrs>,
@@ -106,6 +109,20 @@ pub(crate) struct LayerRecord {
     /// Whiteouts as they are archived.
     #[serde(default, with = "escape::list")]
     pub(crate) markers: Vec<Vec<u8>>,
+}
+
+impl RefRecord {
+    /// The blobs of the image that this names: its config, its manifest, the index that led to it, its layers.
+    pub(crate) fn blobs(&self) -> impl Iterator<Item = &Digest> {
+        let layers = self.layers.iter().map(|l| &l.blob.digest);
+        [&self.image, &self.manifest.digest].into_iter().chain(&self.pulled).chain(layers)
+    }
+
+    /// The layers that it needs: those that are stacked, and those from which variants of them were made, which other
+    /// images at other places need and from which a variant is made again.
+    pub(crate) fn layer_keys(&self) -> impl Iterator<Item = &str> {
+        self.layers.iter().flat_map(|l| [l.key.as_str(), l.diff_id.hex()])
+    }
 }
 
 impl LayerRecord {

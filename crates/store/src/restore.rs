@@ -2,7 +2,7 @@
 
 use crate::blob;
 use crate::error::{Context, Error, Kind, Result};
-use crate::index::Lease;
+use crate::index::{BlobFile, Lease};
 use crate::record::RefRecord;
 use crate::store::Store;
 use crate::trash::Scratch;
@@ -60,6 +60,7 @@ impl Store {
         let scratch = Scratch::new(&self.layout, "blob");
         copy_checked(blob, source, &scratch).context(what)?;
         let name = blob::name(&blob.digest);
+        let written = BlobFile::at(&scratch.path(), blob.size);
         let mut inner = self.index.lock();
         inner.held(lease).blobs.insert(blob.digest.clone());
         durable::rename(
@@ -69,7 +70,7 @@ impl Store {
             OsStr::new(&name),
         )
         .context(what)?;
-        inner.blobs.insert(blob.digest.clone(), blob.size);
+        inner.blobs.insert(blob.digest.clone(), written);
         drop(inner);
         let dir = self.layout.blobs.path.join(blob.digest.algorithm().as_str());
         durable::open_dir(&dir).and_then(durable::sync_dir).context(what)

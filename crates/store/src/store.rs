@@ -2,10 +2,11 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::Image;
-use crate::index::{ContainerUse, Index, Inner, Lease};
+use crate::index::{BlobFile, ContainerUse, Index, Inner, Lease};
 use crate::layout::Layout;
 use crate::record::{self, ContainerFile, LayerRecord, RefRecord};
 use crate::trash::Reaper;
+use crate::writable::Sizes;
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use strata_oci::Digest;
@@ -23,10 +24,14 @@ pub struct Store {
     pub(crate) layout: Arc<Layout>,
     pub(crate) index: Arc<Index>,
     pub(crate) options: Options,
-    pub(crate) reaper: Reaper,
     /// Held during a sync that a ref depends on.
     pub(crate) syncing: Mutex<()>,
-    pub(crate) sizes: crate::usage::SizeCache,
+    /// Held while names of images change, their fsyncs included: one change at a time. Taken before the index's lock, which
+    /// is not held meanwhile, so that nobody but another such change waits for the disk.
+    pub(crate) naming: Mutex<()>,
+    pub(crate) sizes: Sizes,
+    // Not used again: the thread lives as long as this.
+    _reaper: Reaper,
 }
 
 impl Store {
@@ -48,13 +53,16 @@ impl Store {
             load_containers(&layout, &mut inner)?;
         }
         let reaper = Reaper::start(layout.clone()).context(|| "start the deleting thread".into())?;
+        let sizes = Sizes::start(layout.clone()).context(|| "start the measuring thread".into())?;
+        index.lock().containers.keys().for_each(|id| sizes.watch(id));
         let store = Arc::new(Self {
             layout,
             index,
             options,
-            reaper,
             syncing: Mutex::default(),
-            sizes: crate::usage::SizeCache::default(),
+            naming: Mutex::default(),
+            sizes,
+            _reaper: reaper,
         });
         // Layers and blobs that were renamed but that no ref came to need; a power cut may have lost parts of them.
         store.gc(false)?;
@@ -82,7 +90,7 @@ fn load_blobs(layout: &Layout, inner: &mut Inner) -> Result<()> {
             let entry = entry?;
             let name = entry.file_name();
             if let Ok(digest) = Digest::parse(&format!("{algorithm}:{}", name.to_string_lossy())) {
-                inner.blobs.insert(digest, entry.metadata()?.len());
+                inner.blobs.insert(digest, BlobFile::at(&entry.path(), entry.metadata()?.len()));
             }
         }
     }
@@ -108,7 +116,8 @@ fn load_refs(layout: &Layout, inner: &mut Inner) -> Result<()> {
     for name in layout.refs.names()? {
         match record::read::<RefRecord>(&layout.refs.path.join(&name)) {
             Ok(r) => {
-                inner.refs.insert(r.name.clone(), Arc::new(r));
+                let disk = crate::refs::disk(layout, &name);
+                inner.refs.insert(r.name.clone(), Arc::new(RefRecord { disk, ..r }));
             }
             Err(e) if e.kind() == Kind::NewerFormat => return Err(e),
             Err(e) => tracing::warn!(file = %name, error = %e, "image reference cannot be read"),

@@ -1,42 +1,44 @@
-//! What takes up space. Layers know their sizes since they were unpacked; only writable layers are walked, and kept for a
-//! while.
+//! What takes up space: told from memory alone. Layers and blobs were measured when they were written, containers are measured
+//! in the background ([`crate::writable`]).
+//!
+//! Every number here is bytes on disk unless it is called size, and everything counts once: the sum of images and containers is
+//! what the file system has lost to them. What was deleted and is not removed yet is neither.
 
-use crate::error::{Context, Result};
+use crate::gc::{Needed, shown};
 use crate::image::Image;
+use crate::index::Inner;
+use crate::record::RefRecord;
 use crate::store::Store;
-use crate::walk::walk;
+use crate::writable::Writable;
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::Arc;
 use strata_oci::Digest;
-use strata_sys::durable;
-
-/// How long a writable layer's size is believed.
-const FRESH: Duration = Duration::from_secs(10);
-
-/// Sizes of writable layers: when they were measured, bytes, inodes.
-#[derive(Debug, Default)]
-pub(crate) struct SizeCache(Mutex<HashMap<String, (Instant, u64, u64)>>);
-
-impl SizeCache {
-    pub(crate) fn forget(&self, id: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-    }
-}
 
 /// Everything that takes up space.
 #[derive(Clone, Debug, Default)]
 pub struct Usage {
     /// Per image, newest first.
     pub images: Vec<ImageUsage>,
-    /// Per layer.
-    pub layers: Vec<LayerUsage>,
-    /// Bytes of layers' files, each layer once.
-    pub layer_bytes: u64,
-    /// Bytes of blobs.
-    pub blob_bytes: u64,
-    /// Bytes of layers that only images without containers need.
+    /// Per layer, variants and the layers they were made from included.
+    pub layers: Vec<PartUsage>,
+    /// Per blob.
+    pub blobs: Vec<PartUsage>,
+    /// Per container.
+    pub containers: Vec<ContainerUsage>,
+    /// Of all layers and blobs, and of the files that name images.
+    pub image_bytes: u64,
+    /// Inodes of all that.
+    pub image_inodes: u64,
+    /// Of the files that name images: what `image_bytes` has beside `layers` and `blobs`.
+    pub name_bytes: u64,
+    /// What of `image_bytes` would be free if all images went on which no container stands.
     pub reclaimable: u64,
+    /// Of all containers.
+    pub container_bytes: u64,
+    /// Inodes of all containers.
+    pub container_inodes: u64,
+    /// Of what waits in trash/ to be removed, as far as it is known: on disk still, and in no other number.
+    pub trash_bytes: u64,
 }
 
 /// What an image takes up.
@@ -44,135 +46,186 @@ pub struct Usage {
 pub struct ImageUsage {
     /// The image.
     pub image: Arc<Image>,
-    /// Bytes of layers that other images have too.
+    /// Of what other images need too.
     pub shared: u64,
-    /// Bytes of layers that only this one has.
+    /// Of what only this one needs: what removing it would free.
     pub unique: u64,
     /// How many containers stand on it.
     pub containers: usize,
 }
 
-/// What a layer takes up.
+impl ImageUsage {
+    /// Of everything that the image needs: its layers, the ones from which variants of them were made, its blobs, its names.
+    pub fn disk(&self) -> u64 {
+        self.shared.saturating_add(self.unique)
+    }
+}
+
+/// What a layer or a blob takes up.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LayerUsage {
-    /// The digest of its tar.
-    pub diff_id: Digest,
-    /// The name of its directory.
-    pub key: String,
-    /// Bytes of its files.
+pub struct PartUsage {
+    /// A layer as `sha256:<diff ID>` or `chain-<chain ID>`, a blob as its digest.
+    pub name: String,
+    /// The digest of a layer's tar; of a blob, its own.
+    pub digest: Digest,
+    /// Bytes of a layer's regular files, or of a blob.
     pub size: u64,
-    /// Images that have it.
+    /// Bytes on disk.
+    pub disk: u64,
+    /// The images that need it.
     pub images: Vec<Digest>,
 }
 
-/// The store's file system, as CRI asks for it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct FsUsage {
-    /// Bytes on disk of layers and blobs.
-    pub image_bytes: u64,
-    /// Inodes of layers and blobs.
-    pub image_inodes: u64,
-    /// Bytes on disk of writable layers.
-    pub container_bytes: u64,
-    /// Inodes of writable layers.
-    pub container_inodes: u64,
+/// What a container takes up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ContainerUsage {
+    /// Its ID.
+    pub id: String,
+    /// `None` until it has been measured.
+    pub writable: Option<Writable>,
+}
+
+/// Which images need what.
+#[derive(Default)]
+struct Users<'a> {
+    layers: HashMap<&'a str, BTreeSet<&'a Digest>>,
+    blobs: HashMap<&'a Digest, BTreeSet<&'a Digest>>,
+}
+
+impl<'a> Users<'a> {
+    fn of(inner: &'a Inner) -> Self {
+        let mut users = Self::default();
+        for r in listed(inner) {
+            for key in r.layer_keys() {
+                users.layers.entry(key).or_default().insert(&r.image);
+            }
+            for digest in r.blobs() {
+                users.blobs.entry(digest).or_default().insert(&r.image);
+            }
+        }
+        users
+    }
+}
+
+fn listed(inner: &Inner) -> impl Iterator<Item = &RefRecord> {
+    inner.refs.values().map(Arc::as_ref)
 }
 
 impl Store {
-    /// What takes up space.
+    /// What takes up space. Nothing is read from the disk.
     pub fn usage(&self) -> Usage {
+        let mut usage = Usage { trash_bytes: self.layout.bin.bytes(), ..Usage::default() };
         let inner = self.index.lock();
-        let mut users: BTreeMap<&str, BTreeSet<&Digest>> = BTreeMap::new();
-        for image in inner.images.values() {
-            for layer in &image.layers {
-                users.entry(&layer.key).or_default().insert(&image.id);
+        let users = Users::of(&inner);
+        parts(&inner, &users, &mut usage);
+        let names = listed(&inner).map(|r| r.disk);
+        usage.name_bytes = names.sum();
+        usage.image_inodes += inner.refs.len() as u64;
+        usage.image_bytes = usage.layers.iter().chain(&usage.blobs).map(|p| p.disk).sum::<u64>();
+        usage.image_bytes = usage.image_bytes.saturating_add(usage.name_bytes);
+        usage.reclaimable = usage.image_bytes.saturating_sub(in_use(&inner));
+        usage.images = images(&inner, &users);
+        let mut ids: Vec<String> = inner.containers.keys().cloned().collect();
+        drop(inner);
+        ids.sort_unstable();
+        usage.containers =
+            ids.into_iter().map(|id| ContainerUsage { writable: self.writable(&id), id }).collect();
+        let known = || usage.containers.iter().filter_map(|c| c.writable);
+        (usage.container_bytes, usage.container_inodes) =
+            (known().map(|w| w.disk).sum(), known().map(|w| w.inodes).sum());
+        usage
+    }
+}
+
+impl Store {
+    /// Bytes on disk of one image: everything that it needs, whoever needs it too ([`ImageUsage::disk`]). 0 if it is gone.
+    pub fn image_disk(&self, id: &Digest) -> u64 {
+        let inner = self.index.lock();
+        let own: Vec<&RefRecord> = listed(&inner).filter(|r| r.image == *id).collect();
+        let layers: HashSet<&str> = own.iter().flat_map(|r| r.layer_keys()).collect();
+        let blobs: HashSet<&Digest> = own.iter().flat_map(|r| r.blobs()).collect();
+        let layers = layers.iter().filter_map(|key| inner.layers.get(*key)).map(|l| l.disk);
+        let blobs = blobs.iter().filter_map(|digest| inner.blobs.get(*digest)).map(|b| b.disk);
+        layers.chain(blobs).chain(own.iter().map(|r| r.disk)).sum()
+    }
+
+    /// How many layers there are, variants included.
+    pub fn layer_count(&self) -> usize {
+        self.index.lock().layers.len()
+    }
+}
+
+fn parts(inner: &Inner, users: &Users<'_>, usage: &mut Usage) {
+    let images = |of: Option<&BTreeSet<&Digest>>| of.into_iter().flatten().map(|id| (*id).clone()).collect();
+    for (key, record) in &inner.layers {
+        usage.image_inodes += record.inodes;
+        usage.layers.push(PartUsage {
+            name: shown(key),
+            digest: record.diff_id.clone(),
+            size: record.size,
+            disk: record.disk,
+            images: images(users.layers.get(key.as_str())),
+        });
+    }
+    usage.image_inodes += inner.blobs.len() as u64;
+    for (digest, file) in &inner.blobs {
+        usage.blobs.push(PartUsage {
+            name: digest.to_string(),
+            digest: digest.clone(),
+            size: file.size,
+            disk: file.disk,
+            images: images(users.blobs.get(digest)),
+        });
+    }
+    usage.layers.sort_by(|a, b| a.name.cmp(&b.name));
+    usage.blobs.sort_by(|a, b| a.name.cmp(&b.name));
+}
+
+/// Of what containers stand on, and of the rest of their images: layers of other kinds, blobs and names. What a running
+/// operation holds is in use, too.
+fn in_use(inner: &Inner) -> u64 {
+    let active: HashSet<&Digest> = inner.containers.values().map(|c| &c.image).collect();
+    let refs: BTreeMap<&String, _> = inner.refs.iter().filter(|(_, r)| active.contains(&r.image)).collect();
+    let mut needed = Needed { layers: HashSet::new(), blobs: HashSet::new() };
+    for r in refs.values() {
+        needed.layers.extend(r.layer_keys());
+        needed.blobs.extend(r.blobs());
+    }
+    needed.layers.extend(inner.containers.values().flat_map(|c| &c.layers).map(String::as_str));
+    for held in inner.leases.values() {
+        needed.layers.extend(held.layers.iter().map(String::as_str));
+        needed.blobs.extend(&held.blobs);
+    }
+    let layers = needed.layers.iter().filter_map(|key| inner.layers.get(*key)).map(|l| l.disk);
+    let blobs = needed.blobs.iter().filter_map(|digest| inner.blobs.get(*digest)).map(|b| b.disk);
+    layers.chain(blobs).chain(refs.values().map(|r| r.disk)).sum()
+}
+
+fn images(inner: &Inner, users: &Users<'_>) -> Vec<ImageUsage> {
+    let mut refs: HashMap<&Digest, Vec<&RefRecord>> = HashMap::new();
+    listed(inner).for_each(|r| refs.entry(&r.image).or_default().push(r));
+    let mut found: Vec<ImageUsage> = inner
+        .images
+        .values()
+        .map(|image| {
+            let own = refs.get(&image.id).map(Vec::as_slice).unwrap_or_default();
+            let layers: HashSet<&str> = own.iter().flat_map(|r| r.layer_keys()).collect();
+            let blobs: HashSet<&Digest> = own.iter().flat_map(|r| r.blobs()).collect();
+            let (mut shared, mut unique) = (0_u64, own.iter().map(|r| r.disk).sum::<u64>());
+            let mut add = |bytes: u64, by: Option<&BTreeSet<&Digest>>| {
+                let sum = if by.is_some_and(|by| by.len() > 1) { &mut shared } else { &mut unique };
+                *sum = sum.saturating_add(bytes);
+            };
+            for key in layers {
+                add(inner.layers.get(key).map_or(0, |l| l.disk), users.layers.get(key));
             }
-        }
-        let active: HashSet<&Digest> = inner.containers.values().map(|c| &c.image).collect();
-        let mut usage = Usage { blob_bytes: inner.blobs.values().sum(), ..Usage::default() };
-        for (key, record) in &inner.layers {
-            let images = users.get(key.as_str());
-            usage.layer_bytes += record.size;
-            if images.is_none_or(|i| i.iter().all(|id| !active.contains(*id))) {
-                usage.reclaimable += record.size;
-            }
-            usage.layers.push(LayerUsage {
-                diff_id: record.diff_id.clone(),
-                key: key.clone(),
-                size: record.size,
-                images: images.into_iter().flatten().map(|id| (*id).clone()).collect(),
-            });
-        }
-        usage.layers.sort_by(|a, b| a.key.cmp(&b.key));
-        for image in inner.images.values() {
-            let (mut shared, mut unique) = (0, 0);
-            for key in image.stack() {
-                let size = inner.layers.get(key).map_or(0, |l| l.size);
-                let several = users.get(key).is_some_and(|i| i.len() > 1);
-                if several { shared += size } else { unique += size }
+            for digest in blobs {
+                add(inner.blobs.get(digest).map_or(0, |b| b.disk), users.blobs.get(digest));
             }
             let containers = inner.containers.values().filter(|c| c.image == image.id).count();
-            usage.images.push(ImageUsage { image: image.clone(), shared, unique, containers });
-        }
-        usage.images.sort_by_key(|u| std::cmp::Reverse(u.image.since));
-        usage
-    }
-
-    /// Bytes and inodes of a container's writable layer, at most a few seconds old.
-    ///
-    /// # Errors
-    /// If it cannot be read.
-    pub fn writable_size(&self, id: &str) -> Result<(u64, u64)> {
-        let cached = self.sizes.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).copied();
-        if let Some((when, bytes, inodes)) = cached
-            && when.elapsed() < FRESH
-        {
-            return Ok((bytes, inodes));
-        }
-        let upper = durable::open_dir(&self.upper(id)).context(|| format!("container {id}"))?;
-        let (mut bytes, mut inodes, mut seen) = (0, 1, HashSet::new());
-        walk(&upper, &mut |item| {
-            let new = item.stat.st_nlink < 2 || seen.insert(item.stat.st_ino);
-            if new || item.file_type() == rustix::fs::FileType::Directory {
-                inodes += 1;
-                // Directories' own sizes are the file system's business, not the container's.
-                if item.file_type() == rustix::fs::FileType::RegularFile {
-                    // A sparse file takes up what was written to it.
-                    let size = u64::try_from(item.stat.st_size).unwrap_or(0);
-                    bytes += size.min(
-                        u64::try_from(item.stat.st_blocks)
-                            .unwrap_or(0)
-                            .saturating_mul(512)
-                            .max(size.min(4096)),
-                    );
-                }
-            }
-            Ok(true)
-        })?;
-        let mut sizes = self.sizes.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sizes.insert(id.to_owned(), (Instant::now(), bytes, inodes));
-        Ok((bytes, inodes))
-    }
-
-    /// What the store takes up on its file system.
-    pub fn fs_usage(&self) -> FsUsage {
-        let mut usage = FsUsage::default();
-        let ids: Vec<String> = {
-            let inner = self.index.lock();
-            for layer in inner.layers.values() {
-                usage.image_bytes += layer.disk;
-                usage.image_inodes += layer.inodes;
-            }
-            usage.image_bytes += inner.blobs.values().map(|size| size.div_ceil(4096) * 4096).sum::<u64>();
-            usage.image_inodes += inner.blobs.len() as u64;
-            inner.containers.keys().cloned().collect()
-        };
-        for id in ids {
-            if let Ok((bytes, inodes)) = self.writable_size(&id) {
-                usage.container_bytes += bytes;
-                usage.container_inodes += inodes;
-            }
-        }
-        usage
-    }
+            ImageUsage { image: image.clone(), shared, unique, containers }
+        })
+        .collect();
+    found.sort_by(|a, b| b.image.since.cmp(&a.image.since).then_with(|| a.image.id.cmp(&b.image.id)));
+    found
 }

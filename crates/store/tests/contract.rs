@@ -31,10 +31,8 @@ fn a_layer_is_stored_once_at_whatever_depth() {
     assert_eq!(layers_on_disk(dir.path()), 2);
     assert_eq!(alone.layers[0].key, above.layers[1].key);
     let usage = store.usage();
-    assert_eq!(usage.layer_bytes, alone.size + above.size - alone.size);
-    let of = |id: &strata_oci::Digest| usage.images.iter().find(|u| u.image.id == *id).unwrap();
-    assert_eq!((of(&alone.id).shared, of(&alone.id).unique), (7, 0));
-    assert_eq!((of(&above.id).shared, of(&above.id).unique), (7, 8));
+    assert_eq!(usage.layers.iter().map(|l| l.size).sum::<u64>(), above.size);
+    assert!(usage.layers.iter().all(|l| l.images.contains(&above.id)));
     assert_tidy(dir.path());
 }
 

@@ -183,6 +183,8 @@ impl Node {
             _ => e,
         })?;
         let lease = self.store.lease(&format!("creation of container {id}"))?;
+        // What is read of it before the container counts as its user must not go meanwhile.
+        self.store.hold_image(&lease, &image)?;
         let record = self.record(pod, id, request, &image)?;
         make_log_directory(&record)?;
         let snapshot = self.store.create_snapshot(&lease, id, &image)?;

@@ -49,15 +49,14 @@ pub(super) async fn of_container(node: &Arc<Node>, container: &Container) -> Res
 async fn describe(node: &Arc<Node>, container: &ContainerInfo) -> Result<cri::ContainerStats> {
     let record = &container.record;
     let stats = read(node, &record.cgroup).await?;
-    let (store, id) = (node.store.clone(), record.id.clone());
-    let size = blocking(move || Ok(store.writable_size(&id)?)).await;
     let timestamp = now();
-    let mountpoint = node.store.root().join("containers").to_string_lossy().into_owned();
-    let writable_layer = size.ok().map(|(bytes, inodes)| cri::FilesystemUsage {
-        timestamp,
+    // As ImageFsInfo names it.
+    let mountpoint = node.store.root().to_string_lossy().into_owned();
+    let writable_layer = node.store.writable(&record.id).map(|w| cri::FilesystemUsage {
+        timestamp: w.measured_at,
         fs_id: Some(cri::FilesystemIdentifier { mountpoint }),
-        used_bytes: value(bytes),
-        inodes_used: value(inodes),
+        used_bytes: value(w.layer_disk),
+        inodes_used: value(w.layer_inodes),
     });
     Ok(cri::ContainerStats {
         attributes: Some(cri::ContainerAttributes {

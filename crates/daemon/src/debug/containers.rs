@@ -103,24 +103,41 @@ pub(super) async fn described(
     let sizes = if size { sizes(node, &infos).await? } else { HashMap::new() };
     let described = infos.iter().map(|info| {
         let mut container = container(node, info);
-        if let Some((own, image)) = sizes.get(info.id()) {
-            container.size_rw = *own;
-            container.size_root = own.saturating_add(*image);
+        if let Some(size) = sizes.get(info.id()) {
+            container.size_rw = size.rw;
+            container.size_root = size.rw.saturating_add(size.image);
+            container.disk = size.disk;
         }
         container
     });
     Ok(described.collect())
 }
 
-/// Bytes of the writable layer and of the image, per container. One that goes meanwhile has none.
-pub(super) async fn sizes(node: &Arc<Node>, infos: &[ContainerInfo]) -> Result<HashMap<String, (u64, u64)>> {
+/// How long a person waits for sizes that are as of now, and not of some seconds ago.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What a container takes up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Sizes {
+    /// Bytes of the files in its writable layer.
+    pub(super) rw: u64,
+    /// Bytes of the files in its image.
+    pub(super) image: u64,
+    /// Bytes on disk of all that is the container's.
+    pub(super) disk: u64,
+}
+
+/// What containers take up. One that goes meanwhile takes up nothing.
+pub(super) async fn sizes(node: &Arc<Node>, infos: &[ContainerInfo]) -> Result<HashMap<String, Sizes>> {
     let store = node.store.clone();
     let wanted: Vec<_> = infos.iter().map(|i| (i.id().to_owned(), i.record.image_id.clone())).collect();
     blocking(move || {
+        let ids: Vec<String> = wanted.iter().map(|(id, _)| id.clone()).collect();
+        store.measure_writable(&ids, PATIENCE);
         let size = |(id, image): (String, String)| {
-            let own = store.writable_size(&id).map_or(0, |(bytes, _)| bytes);
+            let own = store.writable(&id).unwrap_or_default();
             let image = store.resolve(&image).map_or(0, |i| i.size);
-            (id, (own, image))
+            (id, Sizes { rw: own.size, image, disk: own.disk })
         };
         Ok(wanted.into_iter().map(size).collect())
     })
@@ -147,6 +164,7 @@ fn container(node: &Node, info: &ContainerInfo) -> debug::Container {
         kubernetes: info.origin() == crate::request::Origin::Kubernetes,
         size_rw: 0,
         size_root: 0,
+        disk: 0,
         oom_killed: exit.oom_killed,
         reason: exit.reason,
         tty: record.config.tty,

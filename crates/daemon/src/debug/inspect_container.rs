@@ -24,6 +24,7 @@ pub(super) async fn inspect(
     let info = container.info();
     let size =
         if request.size { sizes(node, std::slice::from_ref(&info)).await?.remove(info.id()) } else { None };
+    let size = size.map(|s| (s.rw, s.image));
     let pod = container.pod();
     let seen = Seen {
         pod: pod.info(),

@@ -12,9 +12,9 @@
 use super::images::{familiar, find};
 use crate::container::state::ContainerState;
 use crate::error::{Error, Result};
+use crate::images::{Removal, name_of};
 use crate::node::Node;
 use crate::pod::short;
-use crate::tasks::blocking;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use strata_api::debug;
@@ -30,27 +30,19 @@ pub(super) async fn remove(
     if name.is_none() {
         check_by_id(&image, &users(node, &image), request.force)?;
     }
-    let (store, node, force) = (node.store.clone(), node.clone(), request.force);
-    let removed = blocking(move || {
-        let in_use = |ids: &[String]| match &name {
-            Some(name) => using(name, ids, &image),
-            None => used(&image, &users(&node, &image)).map_or_else(|| using("", ids, &image), |c| c.text),
-        };
-        Ok(store.remove_image(&image.id, name.as_deref(), force, in_use)?)
-    })
-    .await?;
+    let removal = Removal { id: image.id.clone(), name: name.clone(), force: request.force };
+    let own = node.clone();
+    let in_use = move |ids: &[String]| match &name {
+        Some(name) => using(name, ids, &image),
+        None => used(&image, &users(&own, &image)).map_or_else(|| using("", ids, &image), |c| c.text),
+    };
+    let removed = node.remove_image(removal, in_use).await?;
     let deleted = match request.no_prune {
         // Docker's layers are images; Strata's go with the last image that has them, whatever was asked.
         true => removed.deleted.into_iter().take(1).collect(),
         false => removed.deleted,
     };
     Ok(debug::RemoveImageResponse { untagged: removed.untagged, deleted })
-}
-
-/// The one name that is meant, if it is one that the image has: `None` means all of it.
-fn name_of(image: &Image, what: &str) -> Option<String> {
-    let name = Reference::parse(what).ok()?.to_string();
-    image.repo_tags.contains(&name).then_some(name)
 }
 
 /// A container that stands on an image.

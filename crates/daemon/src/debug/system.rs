@@ -22,7 +22,7 @@ pub(super) fn info(node: &Node) -> Result<debug::InfoResponse> {
         cgroup_mode: mode(node.cgroups.mode()).to_owned(),
         cgroup_driver: "cgroupfs".to_owned(),
         images: count(node.store.images().len()),
-        layers: count(node.store.usage().layers.len()),
+        layers: count(node.store.layer_count()),
         containers: count(containers.len()),
         containers_running: count(running.len()),
         containers_paused: count(paused.len()),
