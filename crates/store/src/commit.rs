@@ -103,13 +103,14 @@ impl Store {
         let layer_dir = Scratch::new(&self.layout, "layer");
         let fs = self.make_layer_dir(&layer_dir)?;
         let file = File::create_new(blob_file.path()).context(|| "create blob".into())?;
+        let limits = &self.options.limits;
         // The record names the digest, which is only known at the end.
         let unknown = Digest::sha256_of(b"");
         let (blob, diff_id, mut unpacked) = std::thread::scope(|scope| {
             let (to_compress, tar) = Fan::channel();
             let (to_unpack, mut tar_again) = Fan::channel();
             let compressing = scope.spawn(move || compress(tar, file));
-            let unpacking = scope.spawn(move || unpack(fs, &mut tar_again, &unknown, None));
+            let unpacking = scope.spawn(move || unpack(fs, &mut tar_again, &unknown, limits, None));
             let produced = {
                 let mut fan = Fan::new(vec![to_compress, to_unpack]);
                 produce(&mut fan).and_then(|()| Ok(fan.flush()?))

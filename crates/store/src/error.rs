@@ -16,6 +16,8 @@ pub enum Kind {
     InUse,
     /// What came from outside is wrong: a digest, an archive, a name.
     Invalid,
+    /// What came from outside asks for more than the configuration allows ([`Limits`](crate::Limits)).
+    Limit,
     /// What is on disk is not what was written.
     Damaged,
     /// Written by a newer release.
@@ -43,6 +45,10 @@ impl Error {
         Self::new(Kind::Invalid, message)
     }
 
+    pub(crate) fn limit(message: impl Into<String>) -> Self {
+        Self::new(Kind::Limit, message)
+    }
+
     pub(crate) fn not_found(message: impl Into<String>) -> Self {
         Self::new(Kind::NotFound, message)
     }
@@ -65,6 +71,12 @@ impl Error {
     #[must_use]
     pub fn context(self, what: impl fmt::Display) -> Self {
         Self { message: format!("{what}: {}", self.message), ..self }
+    }
+
+    /// The same failure with what it led to.
+    #[must_use]
+    pub(crate) fn and(self, after: &Self) -> Self {
+        Self { message: format!("{}; after it: {after}", self.message), ..self }
     }
 }
 

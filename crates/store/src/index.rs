@@ -5,6 +5,7 @@ use crate::layout::SyncPoint;
 use crate::record::{LayerRecord, RefRecord};
 use crate::sync::Unsynced;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use strata_oci::{Descriptor, Digest};
@@ -112,6 +113,8 @@ pub struct Lease {
     index: Arc<Index>,
     id: u64,
     pub(crate) sync: SyncPoint,
+    /// Bytes of layers that the operation has inflated.
+    pub(crate) inflated: AtomicU64,
 }
 
 impl Lease {
@@ -121,7 +124,7 @@ impl Lease {
         inner.next_lease += 1;
         inner.leases.insert(id, Held::new(why));
         drop(inner);
-        Self { index: index.clone(), id, sync }
+        Self { index: index.clone(), id, sync, inflated: AtomicU64::new(0) }
     }
 }
 

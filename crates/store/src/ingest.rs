@@ -10,6 +10,7 @@ use crate::blob;
 use crate::entries;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
+use crate::limits::Budget;
 use crate::record::LayerRecord;
 use crate::store::Store;
 use crate::trash::Scratch;
@@ -17,6 +18,7 @@ use crate::unpack::{Unpacked, unpack};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use strata_oci::digest::{Digest, Hasher};
 use strata_oci::{Compression, Descriptor};
@@ -64,6 +66,11 @@ impl Store {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<()> {
         let compression = layer.blob.compression().map_err(|e| Error::invalid(e.to_string()))?;
+        let limits = &self.options.limits;
+        let mut budget = Budget::new(limits, layer.blob.size, lease)
+            .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
+        let spend = |bytes| budget.spend(bytes);
+        let beyond = &AtomicBool::new(false);
         let blob_file = Scratch::new(&self.layout, "blob");
         let layer_dir = Scratch::new(&self.layout, "layer");
         let fs = self.make_layer_dir(&layer_dir)?;
@@ -71,10 +78,16 @@ impl Store {
             let (to_inflate, compressed) = sync_channel::<Chunk>(DEPTH);
             let (to_hash, tar) = sync_channel::<Chunk>(DEPTH);
             let (to_unpack, tar_again) = sync_channel::<Chunk>(DEPTH);
-            let inflating = scope.spawn(move || inflate(compressed, compression, &[to_hash, to_unpack]));
+            let inflating = scope.spawn(move || {
+                let window_log = limits.zstd_window_log;
+                let inflated = inflate(compressed, compression, window_log, spend, &[to_hash, to_unpack]);
+                noting(beyond, inflated)
+            });
             let hashing = scope.spawn(move || hash(&tar));
-            let unpacking = scope.spawn(move || unpack(fs, &mut Chunks::new(tar_again), layer.diff_id, None));
-            let read = receive(layer.blob, source, &blob_file, to_inflate, progress);
+            let unpacking = scope.spawn(move || {
+                noting(beyond, unpack(fs, &mut Chunks::new(tar_again), layer.diff_id, limits, None))
+            });
+            let read = receive(layer.blob, source, &blob_file, to_inflate, beyond, progress);
             let inflated = joined(inflating.join());
             let diff_id = joined(hashing.join());
             let unpacked = joined(unpacking.join());
@@ -82,8 +95,8 @@ impl Store {
             read?;
             // Unpacking fails before inflating does where it stops reading.
             let unpacked = match (unpacked, inflated) {
-                (Err(e), Ok(())) | (Err(_), Err(e)) => Err(e),
-                (Ok(_), Err(e)) => Err(e),
+                (Err(e), Ok(())) | (Ok(_), Err(e)) => Err(e),
+                (Err(unpacking), Err(e)) => Err(e.and(&unpacking)),
                 (Ok(u), Ok(())) => Ok(u),
             }?;
             let diff_id = diff_id?;
@@ -96,6 +109,7 @@ impl Store {
             Ok(unpacked)
         })
         .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
+        budget.keep();
         // A layer that is here is not fetched again: its blob must be here by then.
         self.publish_blob(lease, &layer.blob.digest, &blob_file, layer.blob.size)?;
         self.publish_unpacked(lease, layer.diff_id, &layer_dir, unpacked)?;
@@ -163,16 +177,26 @@ impl Store {
     }
 }
 
+/// Notes that a bound was met: whatever else comes, it is too much.
+fn noting<T>(beyond: &AtomicBool, result: Result<T>) -> Result<T> {
+    if result.as_ref().is_err_and(|e| e.kind() == Kind::Limit) {
+        beyond.store(true, Ordering::Relaxed);
+    }
+    result
+}
+
 fn joined<T>(result: std::thread::Result<Result<T>>) -> Result<T> {
     result.unwrap_or_else(|_| Err(Error::damaged("a stage of the pipeline panicked; this is a bug")))
 }
 
-/// Reads the source to its end, whatever the stages after it do: only then is it known whether the bytes were right.
+/// Reads the source to its end, whatever the stages after it do: only then is it known whether the bytes were right. If
+/// they were too many, that does not matter.
 fn receive(
     expected: &Descriptor,
     source: &mut (dyn Read + Send),
     blob_file: &Scratch,
     out: SyncSender<Chunk>,
+    beyond: &AtomicBool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<()> {
     let mut file = File::create_new(blob_file.path()).context(|| "create blob".into())?;
@@ -198,6 +222,9 @@ fn receive(
             out = None;
         }
         progress(Progress::Read(total));
+        if beyond.load(Ordering::Relaxed) {
+            return Ok(());
+        }
     }
     if total != expected.size {
         return Err(Error::invalid(format!("it has {total} bytes, its manifest says {}", expected.size)));
@@ -210,12 +237,22 @@ fn receive(
     Ok(())
 }
 
-fn inflate(compressed: Receiver<Chunk>, compression: Compression, out: &[SyncSender<Chunk>]) -> Result<()> {
+fn inflate(
+    compressed: Receiver<Chunk>,
+    compression: Compression,
+    window_log: u32,
+    mut spend: impl FnMut(usize) -> Result<()>,
+    out: &[SyncSender<Chunk>],
+) -> Result<()> {
     let chunks = Chunks::new(compressed);
     let mut tar: Box<dyn Read> = match compression {
         Compression::None => Box::new(chunks),
         Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(chunks)),
-        Compression::Zstd => Box::new(zstd::stream::read::Decoder::new(chunks).context(|| "zstd".into())?),
+        Compression::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::new(chunks).context(|| "zstd".into())?;
+            decoder.window_log_max(window_log).context(|| "limits.zstd_window_log".into())?;
+            Box::new(decoder)
+        }
     };
     let mut buffer = vec![0; CHUNK];
     loop {
@@ -223,6 +260,7 @@ fn inflate(compressed: Receiver<Chunk>, compression: Compression, out: &[SyncSen
         if n == 0 {
             return Ok(());
         }
+        spend(n)?;
         let chunk: Chunk = buffer[..n].into();
         // A stage that has failed reports it itself, and nothing more is worth doing.
         if out.iter().any(|stage| stage.send(chunk.clone()).is_err()) {

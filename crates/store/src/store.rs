@@ -4,6 +4,7 @@ use crate::error::{Context, Error, Kind, Result};
 use crate::image::Image;
 use crate::index::{BlobFile, ContainerUse, Index, Inner, Lease};
 use crate::layout::Layout;
+use crate::limits::Limits;
 use crate::record::{self, ContainerFile, LayerRecord, RefRecord};
 use crate::trash::Reaper;
 use crate::writable::Sizes;
@@ -16,6 +17,8 @@ use strata_oci::Digest;
 pub struct Options {
     /// Delete compressed layers once an image is complete.
     pub discard_blobs: bool,
+    /// How much an image may ask for.
+    pub limits: Limits,
 }
 
 /// The store. One process at a time has a root open.

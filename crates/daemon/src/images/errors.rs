@@ -10,7 +10,9 @@ impl From<strata_store::Error> for Error {
             StoreKind::AlreadyExists => Kind::AlreadyExists,
             StoreKind::Invalid => Kind::InvalidArgument,
             StoreKind::Damaged => Kind::DataLoss,
-            StoreKind::InUse | StoreKind::NewerFormat | StoreKind::Locked => Kind::FailedPrecondition,
+            StoreKind::InUse | StoreKind::NewerFormat | StoreKind::Locked | StoreKind::Limit => {
+                Kind::FailedPrecondition
+            }
             StoreKind::Io if e.errno() == Some(rustix::io::Errno::NOSPC) => Kind::ResourceExhausted,
             StoreKind::Io => Kind::Internal,
         };

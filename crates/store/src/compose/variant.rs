@@ -78,7 +78,7 @@ impl Store {
         let alone = Root::open(&self.layer_fs(base.diff_id.hex()))?;
         let below = Below::new(view, base, alone, durable::open_dir(&side)?)?;
         let mut tar = self.read_layer_blob(blob)?;
-        let unpacked = unpack(fs, &mut tar, &base.diff_id, Some(below))?;
+        let unpacked = unpack(fs, &mut tar, &base.diff_id, &self.options.limits, Some(below))?;
         let found = tar.hasher.finish();
         if found != base.diff_id {
             return Err(Error::damaged(format!(

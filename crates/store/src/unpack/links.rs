@@ -1,7 +1,8 @@
 //! Hard links: to files of the layer, and to files of lower layers, which come up with all their names.
 
+use super::Unpacker;
+use super::archive::Entry;
 use super::tree::{self, Node, join, name_of, parent_of};
-use super::{TarEntry, Unpacker};
 use crate::copy;
 use crate::error::{Error, Result};
 use crate::escape::escape;
@@ -25,9 +26,11 @@ pub(super) struct BroughtUp {
 
 impl Unpacker<'_> {
     /// A hard link: to a file of this layer, or to one below, which only the image's stack can tell.
-    pub(super) fn hard_link(&mut self, entry: &TarEntry<'_, '_>, path: &[u8], name: &[u8]) -> Result<()> {
-        let target = entry.link_name_bytes().ok_or_else(|| Error::invalid("a hard link without a target"))?;
-        let parts = tree::clean(&target)?;
+    pub(super) fn hard_link(&mut self, entry: &Entry, path: &[u8], name: &[u8]) -> Result<()> {
+        if entry.link.is_empty() {
+            return Err(Error::invalid("a hard link without a target"));
+        }
+        let parts = tree::clean(&entry.link)?;
         let (last, parents) = parts.split_last().ok_or_else(|| Error::invalid("a hard link to the root"))?;
         let target = join(&self.tree.resolve(parents, self.below.as_ref())?, last);
         if target == *path {

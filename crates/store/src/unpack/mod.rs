@@ -8,25 +8,30 @@
 //! is composed in which it matters, the same tar is unpacked once more, with a look at what is below ([`Below`]). Nobody
 //! else writes to the directory, so the tree in memory is what is on disk.
 
+mod archive;
 mod attrs;
 mod below;
+mod file;
 mod late;
 mod links;
 mod markers;
+mod place;
 mod tree;
 
 use crate::entries::{EntryMeta, Kind as EntryKind};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
+use crate::limits::{Census, Limits};
 use crate::record::{FORMAT, LayerRecord, RootAttrs};
 use crate::xattr;
+use archive::Archive;
 pub(crate) use attrs::{Attrs, times};
 pub(crate) use below::Below;
-use rustix::fs::{FileType, Mode, OFlags};
+use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsStr;
 use std::io::Read;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
 use strata_oci::Digest;
@@ -37,9 +42,6 @@ use tree::{Node, Tree, name_of, parent_of};
 /// How much of a file is moved at a time.
 const BUFFER: usize = 256 << 10;
 
-/// More entries than any image has: a hostile one stops here.
-const MAX_ENTRIES: u64 = 10_000_000;
-
 /// A layer that was unpacked.
 pub(crate) struct Unpacked {
     pub(crate) record: LayerRecord,
@@ -49,11 +51,12 @@ pub(crate) struct Unpacked {
 /// Unpacks a tar into an empty directory; for one place in one stack, with what is below it.
 ///
 /// # Errors
-/// [`Invalid`](crate::Kind::Invalid), naming the entry, if the archive is broken or hostile.
+/// [`Invalid`](crate::Kind::Invalid) or [`Limit`](crate::Kind::Limit), naming the entry, if the archive is broken or hostile.
 pub(crate) fn unpack(
     root: OwnedFd,
     tar: &mut dyn Read,
     diff_id: &Digest,
+    limits: &Limits,
     below: Option<Below<'_>>,
 ) -> Result<Unpacked> {
     let mut unpacker = Unpacker {
@@ -68,19 +71,31 @@ pub(crate) fn unpack(
         late: BTreeMap::new(),
         root_attrs: None,
         buffer: vec![0; BUFFER],
-        count: 0,
+        census: Census::new(limits),
     };
-    let mut archive = tar::Archive::new(tar);
-    let broken = |e: std::io::Error| Error::from(e).context("broken tar archive");
-    for entry in archive.entries().map_err(broken)? {
-        let mut entry = entry.map_err(broken)?;
-        let path = entry.path_bytes().into_owned();
-        unpacker.entry(&mut entry, &path).map_err(|e| e.context(format!("entry {:?}", escape(&path))))?;
+    let mut archive = Archive::new(tar);
+    let mut last: Option<Vec<u8>> = None;
+    loop {
+        let place = |e: Error| match &last {
+            // Where what is broken is not the entry itself but what says that there is one.
+            Some(last) => e.context(format!("after {}", entry_name(last))),
+            None => e.context("first entry"),
+        };
+        let Some(mut entry) = archive.next().map_err(place)? else { break };
+        unpacker.entry(&mut archive, &mut entry).map_err(|e| e.context(entry_name(&entry.path)))?;
+        last = Some(entry.path);
     }
-    // What follows the end marker belongs to the digest; it is read so that the digest can be known.
-    let rest = archive.into_inner();
-    std::io::copy(rest, &mut std::io::sink()).context(|| "read the archive's end".into())?;
+    archive.finish()?;
     unpacker.finish(diff_id)
+}
+
+/// How errors name an entry.
+fn entry_name(path: &[u8]) -> String {
+    const MOST: usize = 300;
+    match path.get(..MOST) {
+        Some(start) => format!("entry {:?}… ({} bytes)", escape(start), path.len()),
+        None => format!("entry {:?}", escape(path)),
+    }
 }
 
 struct Unpacker<'b> {
@@ -99,27 +114,23 @@ struct Unpacker<'b> {
     late: BTreeMap<Vec<u8>, late::Late>,
     root_attrs: Option<RootAttrs>,
     buffer: Vec<u8>,
-    count: u64,
+    census: Census<'b>,
 }
 
-type TarEntry<'a, 'r> = tar::Entry<'a, &'r mut dyn Read>;
-
 impl Unpacker<'_> {
-    fn entry(&mut self, entry: &mut TarEntry<'_, '_>, path: &[u8]) -> Result<()> {
-        self.count += 1;
-        if self.count > MAX_ENTRIES {
-            return Err(Error::invalid(format!("more than {MAX_ENTRIES} entries")));
-        }
-        let parts = tree::clean(path)?;
-        let attrs = Attrs::of(entry)?;
+    fn entry(&mut self, archive: &mut Archive<'_>, entry: &mut archive::Entry) -> Result<()> {
+        let kept: usize = entry.attrs.xattrs.iter().map(|(_, value)| value.len()).sum();
+        self.count(entry.path.len() + entry.link.len() + kept)?;
+        let parts = tree::clean(&entry.path)?;
+        self.fit_time(&mut entry.attrs)?;
         let Some((name, parents)) = parts.split_last() else {
-            return self.root_entry(entry, &attrs);
+            return self.root_entry(entry);
         };
         match whiteout::classify(name) {
             Entry::Plain(name) => {
                 let parent = self.tree.resolve(parents, self.below.as_ref())?;
                 self.ensure_dir(&parent)?;
-                self.place(entry, &parent, name, &attrs)
+                self.place(archive, entry, &parent, name)
             }
             Entry::Whiteout(_) | Entry::Opaque => {
                 self.markers.insert(parts.join(&b'/'));
@@ -130,74 +141,32 @@ impl Unpacker<'_> {
         }
     }
 
-    fn root_entry(&mut self, entry: &TarEntry<'_, '_>, attrs: &Attrs) -> Result<()> {
-        if !entry.header().entry_type().is_dir() {
+    fn root_entry(&mut self, entry: &archive::Entry) -> Result<()> {
+        if !entry.is_dir() {
             return Err(Error::invalid("the root must be a directory"));
         }
-        self.root_attrs = Some(attrs.for_root());
+        self.root_attrs = Some(entry.attrs.for_root());
         Ok(())
     }
 
-    fn place(
-        &mut self,
-        entry: &mut TarEntry<'_, '_>,
-        parent: &[u8],
-        name: &[u8],
-        attrs: &Attrs,
-    ) -> Result<()> {
-        let path = tree::join(parent, name);
-        let kind = entry.header().entry_type();
-        // Before POSIX, a directory was a file whose name ends in a slash.
-        let is_dir = kind.is_dir() || (kind.is_file() && entry.path_bytes().ends_with(b"/"));
-        if is_dir {
-            return self.directory(&path, name, attrs);
-        }
-        use tar::EntryType as T;
-        if matches!(kind, T::XGlobalHeader) {
+    /// Counts what is kept in memory of an entry, or of a directory that it implies.
+    fn count(&mut self, bytes: usize) -> Result<()> {
+        // What is below has been counted, and what it makes necessary is not this layer's fault.
+        if self.below.is_some() { Ok(()) } else { self.census.entry(bytes) }
+    }
+
+    /// Makes of a time that the file system cannot keep the nearest one that it can: ext4's end in 2446.
+    fn fit_time(&self, attrs: &mut Attrs) -> Result<()> {
+        if (0..1 << 31).contains(&attrs.mtime.0) {
             return Ok(());
         }
-        if kind.is_hard_link() {
-            return self.hard_link(entry, &path, name);
-        }
-        self.clear(&path, name)?;
-        let dir = self.parent_fd(&path)?;
-        let meta = match kind {
-            T::Regular | T::Continuous | T::GNUSparse => {
-                let (file, meta) = write_file(entry, &dir, name, &mut self.buffer)?;
-                attrs.apply_file(&file, &dir, name)?;
-                meta
-            }
-            T::Symlink => {
-                let target =
-                    entry.link_name_bytes().ok_or_else(|| Error::invalid("a symlink without a target"))?;
-                rustix::fs::symlinkat(OsStr::from_bytes(&target), &dir, name)
-                    .map_err(std::io::Error::from)?;
-                attrs.apply_node(&dir, name, true)?;
-                self.tree.insert(path.clone(), Node::Symlink(target.to_vec()));
-                EntryMeta::link(&target)
-            }
-            T::Char | T::Block | T::Fifo => {
-                let (major, minor) = make_node(entry, &dir, name, kind)?;
-                attrs.apply_node(&dir, name, false)?;
-                EntryMeta::of_kind(match kind {
-                    T::Char => EntryKind::Char,
-                    T::Block => EntryKind::Block,
-                    _ => EntryKind::Fifo,
-                })
-                .with_device(major, minor)
-            }
-            other => {
-                return Err(Error::invalid(format!(
-                    "entry type {:?} is not supported",
-                    char::from(other.as_byte())
-                )));
-            }
+        // The root's own times come from its record.
+        let try_it = || {
+            rustix::fs::futimens(&self.root, &times(attrs.mtime))?;
+            rustix::fs::fstat(&self.root)
         };
-        let meta = meta.with(attrs);
-        match self.tree.get_mut(&path) {
-            Some((_, stored)) => *stored = meta,
-            None => self.tree.insert_with(path, Node::File, meta),
-        }
+        let stat = try_it().map_err(std::io::Error::from).context(|| format!("mtime {}", attrs.mtime.0))?;
+        attrs.mtime = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0));
         Ok(())
     }
 
@@ -240,7 +209,7 @@ impl Unpacker<'_> {
             Some(Node::Dir { .. }) => {
                 self.dir = None;
                 let dir = self.parent_fd(path)?;
-                std::fs::remove_dir_all(fd_path(&dir).join(OsStr::from_bytes(name)))?;
+                crate::trash::remove_tree(&fd_path(&dir).join(OsStr::from_bytes(name)))?;
             }
             Some(_) => remove_at(self.parent_fd(path)?, OsStr::from_bytes(name), false)?,
         }
@@ -256,6 +225,7 @@ impl Unpacker<'_> {
                 Some(Node::Dir { .. }) => {}
                 Some(_) => return Err(Error::invalid(format!("{:?} is no directory", escape(prefix)))),
                 None => {
+                    self.count(prefix.len())?;
                     let dir = self.parent_fd(prefix)?;
                     rustix::fs::mkdirat(&dir, name_of(prefix), Mode::RWXU).map_err(std::io::Error::from)?;
                     let there = self.below.as_ref().map(|b| b.dir_attrs(prefix)).transpose()?.flatten();
@@ -316,54 +286,4 @@ impl Unpacker<'_> {
         }
         Ok(Unpacked { record, entries: self.tree.into_entries() })
     }
-}
-
-fn write_file(
-    entry: &mut TarEntry<'_, '_>,
-    dir: impl AsFd,
-    name: &[u8],
-    buffer: &mut [u8],
-) -> Result<(OwnedFd, EntryMeta)> {
-    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = rustix::fs::openat(dir, name, flags, Mode::RUSR | Mode::WUSR).map_err(std::io::Error::from)?;
-    let mut hasher = xxhash_rust::xxh3::Xxh3::new();
-    let (mut written, size) = (0_u64, entry.size());
-    loop {
-        let n = entry.read(buffer).context(|| "read".into())?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-        let mut rest = &buffer[..n];
-        while !rest.is_empty() {
-            let n =
-                rustix::io::retry_on_intr(|| rustix::io::write(&file, rest)).map_err(std::io::Error::from)?;
-            rest = &rest[n..];
-        }
-        written += n as u64;
-    }
-    if written != size {
-        return Err(Error::invalid(format!("the archive ends after {written} of {size} bytes")));
-    }
-    Ok((file, EntryMeta::file(written, hasher.digest())))
-}
-
-fn make_node(entry: &TarEntry<'_, '_>, dir: impl AsFd, name: &[u8], kind: tar::EntryType) -> Result<(u32, u32)> {
-    let number = |n: std::io::Result<Option<u32>>| n.map(Option::unwrap_or_default);
-    let (major, minor) = match kind {
-        tar::EntryType::Fifo => (0, 0),
-        _ => (number(entry.header().device_major())?, number(entry.header().device_minor())?),
-    };
-    let (file_type, device) = match kind {
-        tar::EntryType::Fifo => (FileType::Fifo, 0),
-        // overlayfs would take it for a whiteout.
-        tar::EntryType::Char if (major, minor) == (0, 0) => {
-            return Err(Error::invalid("a character device 0:0 would hide a file of a lower layer"));
-        }
-        tar::EntryType::Char => (FileType::CharacterDevice, rustix::fs::makedev(major, minor)),
-        _ => (FileType::BlockDevice, rustix::fs::makedev(major, minor)),
-    };
-    rustix::fs::mknodat(dir, name, file_type, Mode::RUSR | Mode::WUSR, device)
-        .map_err(std::io::Error::from)?;
-    Ok((major, minor))
 }

@@ -42,8 +42,14 @@ pub(super) struct Sizes {
     pub(super) inodes: u64,
 }
 
+/// The most bytes of a path: what the kernel takes, with a zero at its end (linux/limits.h).
+pub(super) const PATH_MAX: usize = 4095;
+
 /// The components of an archived path; a leading slash and `.` are dropped, `..` goes back but never out.
 pub(super) fn clean(path: &[u8]) -> Result<Vec<Vec<u8>>> {
+    if path.len() > PATH_MAX {
+        return Err(Error::invalid(format!("the path has more than {PATH_MAX} bytes")));
+    }
     let mut parts = Vec::new();
     for part in path.split(|b| *b == b'/') {
         match part {
