@@ -66,7 +66,9 @@ pub fn whole(store: &Store, dir: &Path, image: &Image, blobs: bool) {
 fn as_unpacked(layer: &Path) {
     let list = fs::read_to_string(layer.join("entries")).unwrap();
     let mut lines = list.lines();
-    assert!(lines.next().unwrap().starts_with("strata-entries "), "{}", layer.display());
+    assert_eq!(lines.next().unwrap(), "strata-entries 2", "{}", layer.display());
+    let end: Vec<&str> = lines.next_back().unwrap().split(' ').collect();
+    assert_eq!(end[..2], ["end".to_owned(), lines.clone().count().to_string()], "{}", layer.display());
     let mut listed = BTreeMap::new();
     for line in lines {
         let (fields, _target) = line.split_once('\t').unwrap_or((line, ""));

@@ -12,7 +12,9 @@
 mod check;
 #[path = "../common/mod.rs"]
 mod common;
+mod disk;
 mod every_call;
+mod power_cut;
 mod scenes;
 mod watch;
 
