@@ -122,6 +122,11 @@ impl Images {
         }
     }
 
+    /// What images are pulled from and pushed to.
+    pub(crate) fn registry(&self) -> &registry::Client {
+        &self.registry
+    }
+
     /// The image that a text means: a name, a name with a digest, an ID or the beginning of one.
     ///
     /// # Errors

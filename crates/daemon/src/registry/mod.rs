@@ -1,10 +1,11 @@
-//! A client of the OCI distribution spec, as much of it as pulling needs.
+//! A client of the OCI distribution spec: pulling and pushing.
 //!
 //! ```text
 //!   Client ── session()     which endpoints, each with what it is shown: once for a pull
 //!                │  └─ hosts/      mirrors of hosts.toml in order, then the registry itself
 //!                ├─ manifest()     bounded, digest proved
-//!                └─ blob()         blob.rs: resumed by ranges, at the next endpoint if need be
+//!                ├─ blob()         blob.rs: resumed by ranges, at the next endpoint if need be
+//!                └─ has() … put()  push.rs: blobs that the registry lacks, manifests
 //!                   └─ transport/  TLS, redirects; 401 → auth.rs (Basic, Bearer tokens per endpoint, scope and credentials);
 //!                                  429/5xx → patience.rs
 //! ```
@@ -18,6 +19,7 @@ mod blob;
 mod hosts;
 mod keyring;
 mod patience;
+mod push;
 mod transport;
 
 #[cfg(test)]
@@ -26,6 +28,7 @@ mod tests;
 mod testserver;
 
 pub(crate) use blob::BlobStream;
+pub(crate) use push::Start;
 
 use crate::config;
 use crate::error::{Error, Kind, Result};

@@ -19,6 +19,7 @@ use client::Clients;
 use http::header::{AUTHORIZATION, HeaderMap, HeaderValue, LOCATION};
 use http::{Method, StatusCode};
 use reqwest::{RequestBuilder, Response, Url};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 pub(super) use refusal::{broken, shown};
 
@@ -34,7 +35,13 @@ pub(super) struct Ask<'a> {
     pub(super) headers: HeaderMap,
     /// What a token must allow: `repository:team/app:pull` (distribution's "Token Scope Documentation").
     pub(super) scope: String,
+    /// Of a request whose body is long; see [`Uploaded`].
+    pub(super) upload: Option<&'a Uploaded>,
 }
+
+/// How many bytes of a body have gone out. As long as it grows, the server is not silent; and such a request is not sent
+/// again, since the server may have kept a part of it.
+pub(super) type Uploaded = AtomicU64;
 
 /// Adds a body to a request; called for each try.
 pub(super) type Fill<'a> = &'a (dyn Fn(RequestBuilder) -> RequestBuilder + Sync);
@@ -56,6 +63,7 @@ struct Parcel<'a> {
     private: &'a HeaderMap,
     link: &'a Link,
     fill: Fill<'a>,
+    upload: Option<&'a Uploaded>,
 }
 
 /// Why there is no answer.
@@ -70,7 +78,7 @@ impl<'a> Ask<'a> {
     /// A request for content of a repository.
     pub(super) fn get(endpoint: &'a Endpoint, url: Url, repository: &str) -> Self {
         let scope = format!("repository:{repository}:pull");
-        Self { endpoint, method: Method::GET, url, headers: HeaderMap::new(), scope }
+        Self { endpoint, method: Method::GET, url, headers: HeaderMap::new(), scope, upload: None }
     }
 }
 
@@ -127,6 +135,7 @@ impl Transport {
                 private: &private,
                 link: &ask.endpoint.link,
                 fill,
+                upload: ask.upload,
             };
             let response = self.exchange(&parcel).await?;
             // Who a redirect led to may not ask for credentials: they are the endpoint's.
@@ -197,7 +206,7 @@ impl Transport {
                     (error, None)
                 }
             };
-            if !pauses.wait(wish).await {
+            if parcel.upload.is_some() || !pauses.wait(wish).await {
                 return Err(error);
             }
         }
@@ -229,14 +238,28 @@ impl Transport {
         };
         let client = client.map_err(Failure::Final)?;
         let request = (parcel.fill)(client.request(parcel.method.clone(), url.clone()).headers(headers));
-        match tokio::time::timeout(self.timing.stall, request.send()).await {
-            Ok(Ok(response)) => Ok(response),
-            Ok(Err(e)) if e.is_builder() => Err(Failure::Final(broken(parcel.url, e))),
-            Ok(Err(e)) => {
+        match self.alive(parcel.upload, request.send()).await {
+            Some(Ok(response)) => Ok(response),
+            Some(Err(e)) if e.is_builder() => Err(Failure::Final(broken(parcel.url, e))),
+            Some(Err(e)) => {
                 let hurry = e.is_connect();
                 Err(Failure::Again { error: broken(parcel.url, e), hurry })
             }
-            Err(_) => Err(Failure::Again { error: self.stalled(parcel.url), hurry: false }),
+            None => Err(Failure::Again { error: self.stalled(parcel.url), hurry: false }),
+        }
+    }
+
+    /// Waits for an answer as long as the body moves; `None` if nothing has for too long.
+    async fn alive<T>(&self, upload: Option<&Uploaded>, answer: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(answer);
+        let sent = || upload.map_or(0, |n| n.load(Ordering::Relaxed));
+        loop {
+            let before = sent();
+            match tokio::time::timeout(self.timing.stall, &mut answer).await {
+                Ok(answer) => return Some(answer),
+                Err(_) if sent() != before => {}
+                Err(_) => return None,
+            }
         }
     }
 }
@@ -252,7 +275,8 @@ fn elsewhere(link: &Link, from: &Url, to: &Url) -> Link {
     }
 }
 
-fn same_origin(a: &Url, b: &Url) -> bool {
+/// Whether two URLs lead to one server.
+pub(super) fn same_origin(a: &Url, b: &Url) -> bool {
     a.scheme() == b.scheme()
         && a.host_str() == b.host_str()
         && a.port_or_known_default() == b.port_or_known_default()
@@ -264,7 +288,7 @@ fn is_redirect(status: StatusCode) -> bool {
 
 /// Where a redirect leads: never from TLS to none, nor in the clear to another host, since what the operator allowed ends
 /// there.
-fn next(asked: &Url, from: &Url, location: &HeaderValue) -> Result<Url> {
+pub(super) fn next(asked: &Url, from: &Url, location: &HeaderValue) -> Result<Url> {
     let refuse = |why: &str| Error::new(Kind::Unavailable, format!("{}: {why}", shown(asked)));
     let to = location.to_str().ok().and_then(|text| from.join(text).ok());
     let to = to.ok_or_else(|| refuse("it redirects to what is no URL"))?;

@@ -38,7 +38,9 @@ impl Transport {
         let realm = realm(endpoint, challenge.get("realm").unwrap_or_default())?;
         let mut query = realm.clone();
         query.query_pairs_mut().extend_pairs(challenge.get("service").map(|s| ("service", s)));
-        query.query_pairs_mut().append_pair("scope", challenge.get("scope").unwrap_or(&ask.scope));
+        for scope in scopes(challenge.get("scope").unwrap_or_default(), &ask.scope) {
+            query.query_pairs_mut().append_pair("scope", scope);
+        }
         let (mut private, link) = if same_origin(&realm, &endpoint.base) {
             (endpoint.headers.clone(), endpoint.link.clone())
         } else {
@@ -58,13 +60,27 @@ impl Transport {
             headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/x-www-form-urlencoded"));
             let fill = |request: reqwest::RequestBuilder| request.body(form.clone());
             let (url, method) = (&realm, &Method::POST);
-            let parcel =
-                Parcel { url, method, headers: &headers, private: &private, link: &link, fill: &fill };
+            let parcel = Parcel {
+                url,
+                method,
+                headers: &headers,
+                private: &private,
+                link: &link,
+                fill: &fill,
+                upload: None,
+            };
             self.exchange(&parcel).await?
         } else {
             let (url, method) = (&query, &Method::GET);
-            let parcel =
-                Parcel { url, method, headers: &headers, private: &private, link: &link, fill: &|r| r };
+            let parcel = Parcel {
+                url,
+                method,
+                headers: &headers,
+                private: &private,
+                link: &link,
+                fill: &|r| r,
+                upload: None,
+            };
             self.exchange(&parcel).await?
         };
         if !response.status().is_success() {
@@ -73,6 +89,23 @@ impl Transport {
         let body = self.body(&realm, response, MAX_ANSWER).await?;
         read_token(&body).map_err(|e| e.context(format!("token server {}", shown(&realm))))
     }
+}
+
+/// What the registry says is needed, and what the request is known to need beyond that: a mount reads from another
+/// repository, and what looks first and pushes then does both with one token.
+fn scopes<'a>(challenged: &'a str, wanted: &'a str) -> Vec<&'a str> {
+    let mut all: Vec<&str> = challenged.split(' ').filter(|s| !s.is_empty()).collect();
+    for scope in wanted.split(' ') {
+        let covered = scope.rsplit_once(':').is_some_and(|(of, actions)| {
+            all.iter().filter_map(|s| s.rsplit_once(':')).any(|(other, has)| {
+                other == of && actions.split(',').all(|action| has.split(',').any(|h| h == action))
+            })
+        });
+        if !covered {
+            all.push(scope);
+        }
+    }
+    all
 }
 
 /// A token server's URL; plain HTTP only where the registry itself is plain, and on the same machine.
@@ -88,5 +121,24 @@ fn realm(endpoint: &Endpoint, text: &str) -> Result<Url> {
         "https" => Ok(url),
         "http" if endpoint.is_plain() && same => Ok(url),
         _ => Err(bad("would be asked in the clear; it must be https://")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::scopes;
+
+    #[test]
+    fn nothing_is_asked_for_twice() {
+        let (pull, push) = ("repository:a/b:pull", "repository:a/b:pull,push");
+        assert_eq!(scopes("", pull), [pull]);
+        assert_eq!(scopes(pull, pull), [pull]);
+        assert_eq!(scopes(push, pull), [push]);
+        assert_eq!(scopes(pull, push), [pull, push]);
+        let both = "repository:a/b:pull,push repository:c:pull";
+        assert_eq!(
+            scopes("repository:a/b:push,pull", both),
+            ["repository:a/b:push,pull", "repository:c:pull"]
+        );
     }
 }
