@@ -4,12 +4,15 @@
 //! - [`node`]: a daemon of one's own, with a registry, a network namespace and cgroups of its own. Start at
 //!   [`node::test`].
 //! - [`command`]: programs with a time limit, and what they wrote.
+//! - [`faults`], [`tls`]: a proxy that misbehaves, and certificates.
 //! - [`pty`]: programs that want a terminal.
 
 pub mod command;
+pub mod faults;
 pub mod images;
 pub mod node;
 pub mod pty;
+pub mod tls;
 
 /// What goes wrong in a harness is shown to a person, never matched on.
 pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;

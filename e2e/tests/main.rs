@@ -8,6 +8,7 @@ mod lifecycle;
 mod limits;
 mod network;
 mod reboot;
+mod registry;
 mod security;
 mod terminal;
 mod walk;

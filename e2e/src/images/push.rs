@@ -4,7 +4,7 @@ use super::image::{Blob, Image, Index};
 use crate::Result;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, LOCATION};
+use hyper::header::{CONTENT_TYPE, HOST, HeaderMap, HeaderName, HeaderValue, LOCATION};
 use hyper::{Method, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 
@@ -44,14 +44,27 @@ impl Registry {
         content_type: Option<&str>,
         body: impl Into<Bytes>,
     ) -> Result<Response> {
+        let content_type = content_type.map(HeaderValue::from_str).transpose()?;
+        let headers: Vec<_> = content_type.map(|kind| (CONTENT_TYPE, kind)).into_iter().collect();
+        self.request_with(method, path, &headers, body).await
+    }
+
+    /// The same with any headers.
+    pub async fn request_with(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(HeaderName, HeaderValue)],
+        body: impl Into<Bytes>,
+    ) -> Result<Response> {
         let stream = tokio::net::TcpStream::connect(&self.host)
             .await
             .map_err(|e| format!("no registry answers at {}: {e}", self.host))?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
         let connection = tokio::spawn(connection);
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.host);
-        if let Some(kind) = content_type {
-            request = request.header(CONTENT_TYPE, kind);
+        for (name, value) in headers {
+            request = request.header(name, value);
         }
         let response = sender.send_request(request.body(Full::new(body.into()))?).await?;
         let (parts, body) = response.into_parts();

@@ -130,6 +130,13 @@ impl Node {
         self.images(async |mut c| c.pull_image(request).await).map(|answer| answer.image_ref)
     }
 
+    /// Pulls a reference with credentials; returns what the daemon calls it.
+    pub fn try_pull_with(&self, image: &str, auth: cri::AuthConfig) -> Result<String, Status> {
+        let image = cri::ImageSpec { image: image.into(), ..Default::default() };
+        let request = cri::PullImageRequest { image: Some(image), auth: Some(auth), ..Default::default() };
+        self.images(async |mut c| c.pull_image(request).await).map(|answer| answer.image_ref)
+    }
+
     /// Runs a pod; returns its ID.
     pub fn try_run_pod(&self, config: &PodSandboxConfig) -> Result<String, Status> {
         let request = cri::RunPodSandboxRequest { config: Some(config.clone()), ..Default::default() };

@@ -41,7 +41,8 @@ pub fn test(f: impl FnOnce(&Node)) {
     test_with("", f);
 }
 
-/// The same with further lines for the configuration file: whole tables that [`Node`] does not write itself.
+/// The same with further lines for the configuration file: keys of `[registry]`, then whole tables that [`Node`] does not
+/// write itself.
 #[track_caller]
 pub fn test_with(config: &str, f: impl FnOnce(&Node)) {
     if let Some(why) = place::lacking() {
@@ -96,9 +97,9 @@ impl Node {
         self.set_boot_id("first boot");
         let dir = self.dir.display();
         let text = format!(
-            "[log]\nlevel = \"info\"\n[registry]\nconfig_path = \"{dir}/certs.d\"\n\
-             [network]\ncri = \"builtin\"\nbridge = \"e2e0\"\nsubnet = \"10.88.0.0/24\"\nnetns_dir = \"{dir}/netns\"\n\
-             [cgroup]\nroot = \"{}\"\n[runtime]\nboot_id = \"{dir}/boot_id\"\nseccomp_dir = \"{dir}/seccomp\"\n{more}",
+            "[log]\nlevel = \"info\"\n[network]\ncri = \"builtin\"\nbridge = \"e2e0\"\nsubnet = \"10.88.0.0/24\"\nnetns_dir = \"{dir}/netns\"\n\
+             [cgroup]\nroot = \"{}\"\n[runtime]\nboot_id = \"{dir}/boot_id\"\nseccomp_dir = \"{dir}/seccomp\"\n\
+             [registry]\nconfig_path = \"{dir}/certs.d\"\n{more}",
             self.cgroup
         );
         Ok(std::fs::write(self.dir("config.toml"), text)?)
@@ -128,6 +129,26 @@ impl Node {
     #[track_caller]
     pub fn push(&self, f: impl AsyncFnOnce(Registry) -> Result<()> + Send) {
         registry::push(&self.netns, f).unwrap_or_else(|e| panic!("{e}"));
+    }
+
+    /// Starts another registry on the same storage at another `host:port`; see [`registry::Server::start_at`].
+    #[track_caller]
+    pub fn another_registry(&self, host: &str, more: &str) -> registry::Server {
+        registry::Server::start_at(&self.netns, &self.dir, &self.dir("registry"), host, more)
+            .unwrap_or_else(|e| panic!("{e}"))
+    }
+
+    /// The node's network namespace.
+    pub fn netns(&self) -> &netns::Netns {
+        &self.netns
+    }
+
+    /// Writes `certs.d/<registry>/<name>`.
+    #[track_caller]
+    pub fn set_hosts(&self, registry: &str, name: &str, text: &str) {
+        let dir = self.dir("certs.d").join(registry);
+        let written = std::fs::create_dir_all(&dir).and_then(|()| std::fs::write(dir.join(name), text));
+        written.unwrap_or_else(|e| panic!("{}: {e}", dir.display()));
     }
 
     /// Ends the registry.

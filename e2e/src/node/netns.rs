@@ -29,6 +29,16 @@ impl Netns {
         })
     }
 
+    /// Starts a thread in it, which keeps it.
+    pub fn spawn(&self, f: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+        let own = self.0.try_clone()?;
+        Ok(std::thread::spawn(move || {
+            ns::setns(&own, NsKind::Net).unwrap_or_else(|e| panic!("{e}"));
+            drop(own);
+            f();
+        }))
+    }
+
     /// Runs something in it; what it starts stays in it.
     pub fn run<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         std::thread::scope(|scope| {

@@ -19,14 +19,21 @@ pub struct Server {
 impl Server {
     /// Starts one on a storage directory, and waits until it answers.
     pub fn start(netns: &Netns, dir: &Path, storage: &Path) -> Result<Self> {
-        let config = dir.join("registry.yml");
+        Self::start_at(netns, dir, storage, HOST, "")
+    }
+
+    /// The same at another `host:port`, with further lines for its configuration: what `http:` has, indented, then other
+    /// sections.
+    pub fn start_at(netns: &Netns, dir: &Path, storage: &Path, host: &str, more: &str) -> Result<Self> {
+        let name = host.replace(':', "-");
+        let config = dir.join(format!("registry-{name}.yml"));
         let text = format!(
             "version: 0.1\nlog:\n  level: warn\n  accesslog:\n    disabled: true\nstorage:\n  filesystem:\n    \
-             rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {HOST}\n",
+             rootdirectory: {}\n  delete:\n    enabled: true\nhttp:\n  addr: {host}\n{more}",
             storage.display()
         );
         std::fs::write(&config, text)?;
-        let log = std::fs::File::create(dir.join("registry.log"))?;
+        let log = std::fs::File::create(dir.join(format!("registry-{name}.log")))?;
         let child = netns.run(|| {
             Command::new("docker-registry")
                 .arg("serve")
@@ -41,7 +48,7 @@ impl Server {
         })?;
         let server = Self { child };
         let answers =
-            || netns.run(|| std::net::TcpStream::connect(HOST)).map(drop).map_err(|e| e.to_string());
+            || netns.run(|| std::net::TcpStream::connect(host)).map(drop).map_err(|e| e.to_string());
         crate::eventually(20, "docker-registry answers", answers);
         Ok(server)
     }

@@ -148,8 +148,7 @@ impl BlobStream {
         self.ranges = true;
         self.failures.push(error);
         if self.endpoints.is_empty() {
-            let error = all_failed(std::mem::take(&mut self.failures));
-            return Err(error.context(format!("blob of {}", self.reference)));
+            return Err(all_failed(std::mem::take(&mut self.failures)));
         }
         Ok(())
     }

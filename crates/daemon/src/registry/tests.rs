@@ -221,7 +221,7 @@ async fn blobs_that_never_come_fail() {
     .await;
     let error = read_blob(&quick(), &server).await.unwrap_err();
     assert_eq!((error.kind(), server.seen().len()), (Kind::Unavailable, 5));
-    assert!(error.to_string().contains("team/app:v1"), "{error}");
+    assert!(error.to_string().contains("team/app/blobs/sha256:"), "{error}");
 }
 
 #[tokio::test]

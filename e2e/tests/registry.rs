@@ -1,0 +1,406 @@
+//! Pulls from registries that want TLS, certificates, passwords and tokens, and from ones that misbehave.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use k8s_cri::v1 as cri;
+use serde_json::{Value, json};
+use std::time::Duration;
+use strata_e2e::faults::{Asked, Fault, Proxy};
+use strata_e2e::images::{Compression, Flavor, catalog};
+use strata_e2e::node::{Node, leaks, registry, test, test_with};
+use strata_e2e::tls::{Authority, Pair};
+use tonic::Code;
+
+/// Where the misbehaving proxy listens.
+const PROXY: &str = "127.0.0.1:5001";
+/// Keys of `[registry]` for impatient pulls.
+const IMPATIENT: &str = "stall_timeout = 0.4\nretry_pause = 0.01\ntries = 3\n";
+
+fn layer() -> String {
+    catalog::busybox(Flavor::Oci, Compression::Gzip).unwrap().layers[0].digest.clone()
+}
+
+fn remove(node: &Node, image: &str) {
+    node.strata(&["rmi", image]).ok();
+}
+
+/// No image, and once the garbage is collected no bytes of one either.
+#[track_caller]
+fn nothing_stays(node: &Node, what: &str) {
+    assert_eq!(node.strata(&["image", "ls", "-q"]).ok().text(), "", "{what}");
+    strata_e2e::eventually(10, what, || {
+        let left = leaks::unfinished(&node.dir("")).into_iter();
+        let left: Vec<_> = left.filter(|name| name.starts_with("tmp")).collect();
+        if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
+    });
+    node.strata(&["gc"]).ok();
+    for dir in ["root/blobs/sha256", "root/layers"] {
+        assert_eq!(leaks::names(&node.dir(dir)), Vec::<String>::new(), "{what}: {dir}");
+    }
+}
+
+/// The pull must succeed; how often the layer was asked for, with the ranges.
+#[track_caller]
+fn survives(
+    node: &Node,
+    proxy: &Proxy,
+    what: &str,
+    fault: impl Fn(&Asked) -> Fault + Send + Sync + 'static,
+) -> Vec<Option<String>> {
+    let (image, layer) = (format!("{PROXY}/e2e/busybox"), layer());
+    let wanted = layer.clone();
+    proxy.set(move |asked| if asked.path.contains(&wanted) { fault(asked) } else { Fault::Pass });
+    node.try_pull(&image).unwrap_or_else(|e| panic!("{what}: {e}"));
+    node.strata(&["run", "--rm", &image, "cat", "/etc/passwd"]).ok().has(&["root"]);
+    remove(node, &image);
+    proxy.seen().into_iter().filter(|a| a.path.contains(&layer)).map(|a| a.range).collect()
+}
+
+/// The pull must fail with this code and these words, and leave nothing.
+#[track_caller]
+fn fails(
+    node: &Node,
+    proxy: &Proxy,
+    code: Code,
+    words: &[&str],
+    fault: impl Fn(&Asked) -> Fault + Send + Sync + 'static,
+) {
+    let layer = layer();
+    let wanted = layer.clone();
+    proxy.set(move |asked| if asked.path.contains(&wanted) { fault(asked) } else { Fault::Pass });
+    let error = node.try_pull(&format!("{PROXY}/e2e/busybox")).unwrap_err();
+    let text = error.message();
+    assert_eq!(error.code(), code, "{text}");
+    for word in words.iter().chain([&"e2e/busybox", &layer.as_str()]) {
+        assert!(text.contains(word), "{word:?} in {text}");
+    }
+    nothing_stays(node, text);
+}
+
+fn at_first(fault: Fault) -> impl Fn(&Asked) -> Fault + Send + Sync + 'static {
+    move |asked| if asked.before == 0 { fault.clone() } else { Fault::Pass }
+}
+
+#[test]
+fn faults_of_a_transfer_are_survived() {
+    test_with(IMPATIENT, |node| {
+        let proxy = Proxy::start(node.netns(), PROXY, registry::HOST).unwrap();
+        for fault in [Fault::Cut, Fault::Stall] {
+            let ranges = survives(node, &proxy, &format!("{fault:?}"), at_first(fault));
+            assert!(ranges.len() == 2 && ranges[0].is_none() && ranges[1].is_some(), "{ranges:?}");
+        }
+        for later in [Fault::IgnoreRange, Fault::WrongRange] {
+            let told = format!("{later:?}");
+            let ranges = survives(node, &proxy, &told, move |asked| match asked.before {
+                0 => Fault::Cut,
+                _ => later.clone(),
+            });
+            assert!(ranges.len() >= 2 && ranges[1].is_some(), "{told}: {ranges:?}");
+        }
+        // Cut again and again, but further each time.
+        let ranges =
+            survives(node, &proxy, "cuts", |asked| if asked.before < 2 { Fault::Cut } else { Fault::Pass });
+        assert_eq!(ranges.len(), 3, "{ranges:?}");
+        for status in [429, 503] {
+            let later = vec![("retry-after", "1".to_owned())];
+            let busy = Fault::Answer(status, later, String::new());
+            assert_eq!(survives(node, &proxy, "busy", at_first(busy)).len(), 2);
+        }
+        let target = format!("http://{}/v2/e2e/busybox/blobs/{}", registry::HOST, layer());
+        let redirect = Fault::Answer(307, vec![("location", target)], String::new());
+        assert_eq!(survives(node, &proxy, "redirect", move |_| redirect.clone()).len(), 1);
+    });
+}
+
+#[test]
+fn faults_that_stay_are_told_and_leave_nothing() {
+    test_with(IMPATIENT, |node| {
+        let proxy = Proxy::start(node.netns(), PROXY, registry::HOST).unwrap();
+        fails(node, &proxy, Code::DataLoss, &["digest", "push the image again"], |_| Fault::Corrupt);
+        fails(node, &proxy, Code::Unavailable, &["nothing came for 0.4 s"], |_| Fault::Stall);
+        fails(node, &proxy, Code::DataLoss, &["2 bytes, but the manifest says"], |_| {
+            Fault::Answer(200, vec![], "no".into())
+        });
+        let busy =
+            |status, wait: &str| Fault::Answer(status, vec![("retry-after", wait.to_owned())], String::new());
+        fails(node, &proxy, Code::Unavailable, &["429", "limits pulls"], move |_| busy(429, "3600"));
+        assert_eq!(
+            proxy.seen().iter().filter(|a| a.path.contains("/blobs/")).count(),
+            2,
+            "nobody waits an hour"
+        );
+        fails(node, &proxy, Code::Unavailable, &["502", "try again later"], move |_| busy(502, "0"));
+        let loops = Fault::Answer(302, vec![("location", format!("./{}", layer()))], String::new());
+        fails(node, &proxy, Code::Unavailable, &["more than 10 redirects"], move |_| loops.clone());
+        let away = Fault::Answer(
+            302,
+            vec![("location", "http://192.0.2.1/x?signature=hidden".into())],
+            String::new(),
+        );
+        fails(node, &proxy, Code::Unavailable, &["plain HTTP on 192.0.2.1"], move |_| away.clone());
+        let missing = r#"{"errors":[{"code":"BLOB_UNKNOWN","message":"blob unknown"}]}"#;
+        let missing = Fault::Answer(404, vec![], missing.into());
+        fails(node, &proxy, Code::NotFound, &["BLOB_UNKNOWN"], move |_| missing.clone());
+
+        // What a mirror spoils, the registry itself makes good.
+        let name = "mirrored.example";
+        let hosts = format!("server = \"http://{}\"\n[host.\"http://{PROXY}\"]\n", registry::HOST);
+        node.set_hosts(name, "hosts.toml", &hosts);
+        let image = format!("{name}/e2e/busybox:latest");
+        for fault in [
+            Fault::Corrupt,
+            Fault::Answer(500, vec![], String::new()),
+            Fault::Answer(200, vec![], "no".into()),
+        ] {
+            let told = format!("{fault:?}");
+            proxy.set(move |asked| if asked.path.contains("/blobs/") { fault.clone() } else { Fault::Pass });
+            node.try_pull(&image).unwrap_or_else(|e| panic!("{told}: {e}"));
+            assert!(
+                proxy.seen().iter().all(|a| a.path.ends_with("?ns=mirrored.example")),
+                "{:?}",
+                proxy.seen()
+            );
+            remove(node, &image);
+            nothing_stays(node, &told);
+        }
+    });
+}
+
+#[test]
+fn whoever_stops_waiting_leaves_nothing() {
+    test(|node| {
+        let proxy = Proxy::start(node.netns(), PROXY, registry::HOST).unwrap();
+        let layer = layer();
+        proxy.set(move |asked| if asked.path.contains(&layer) { Fault::Stall } else { Fault::Pass });
+        let image = format!("{PROXY}/e2e/busybox");
+        let wanted = cri::PullImageRequest {
+            image: Some(cri::ImageSpec { image: image.clone(), ..Default::default() }),
+            ..Default::default()
+        };
+        let late = |request: cri::PullImageRequest| {
+            let mut request = tonic::Request::new(request);
+            request.set_timeout(strata_e2e::patience(1));
+            request
+        };
+        let request = late(wanted.clone());
+        let error = node.images(async |mut c| c.pull_image(request).await).unwrap_err();
+        assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
+        assert!(error.message().contains("e2e/busybox") && error.message().contains("1s"), "{error}");
+        nothing_stays(node, "a deadline");
+
+        use strata_api::debug::PullImageRequest;
+        let mut request = tonic::Request::new(PullImageRequest { r#ref: image, ..Default::default() });
+        request.set_timeout(strata_e2e::patience(1));
+        let error = node.debug(async |mut c| {
+            let mut stream = c.pull_image(request).await?.into_inner();
+            while stream.message().await?.is_some() {}
+            Ok(tonic::Response::new(()))
+        });
+        assert_eq!(error.unwrap_err().code(), Code::DeadlineExceeded);
+        nothing_stays(node, "a deadline of the strata command");
+
+        let gone = node.images(async |mut c| {
+            let left = tokio::time::timeout(Duration::from_millis(300), c.pull_image(wanted)).await;
+            Ok(tonic::Response::new(left.is_err()))
+        });
+        assert!(gone.unwrap());
+        nothing_stays(node, "a client that went away");
+    });
+}
+
+/// `secret`, as htpasswd(1) has it with bcrypt.
+const HTPASSWD: &str = "e2e:$2y$05$abcdefghijklmnopqrstuuOQiyCxlgf/oeuTqixKmWdcYUh4Hjl0a\n";
+
+fn password(password: &str) -> cri::AuthConfig {
+    cri::AuthConfig { username: "e2e".into(), password: password.into(), ..Default::default() }
+}
+
+fn docker_config(registry: &str) -> String {
+    let auth = STANDARD.encode("e2e:secret");
+    json!({ "auths": { registry: { "auth": auth } } }).to_string()
+}
+
+#[test]
+fn tls_client_certificates_and_passwords() {
+    test_with("auth_file = \"/run/strata-e2e-none\"\ntries = 2\nretry_pause = 0.01\n", |node| {
+        // The file's name is in the configuration before the node's directory is known: a file that is not there is told.
+        let error = node.try_pull(&node.image("busybox")).unwrap_err();
+        assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+        assert!(error.message().contains("/run/strata-e2e-none: auth_file"), "{error}");
+    });
+    test_with("tries = 2\nretry_pause = 0.01\n", |node| {
+        let authority = Authority::new(node.dir("pki")).unwrap();
+        let (server, client) = (authority.server().unwrap(), authority.client().unwrap());
+        let ca = authority.ca().display().to_string();
+        let tls = |more: &str| {
+            let (cert, key) = (server.cert.display(), server.key.display());
+            format!("  tls:\n    certificate: {cert}\n    key: {key}\n{more}")
+        };
+        let (plain, strict) = ("127.0.0.1:5443", "127.0.0.1:5444");
+        let _plain = node.another_registry(plain, &tls(""));
+        trusts(node, plain, &ca);
+
+        std::fs::write(node.dir("htpasswd"), HTPASSWD).unwrap();
+        let realm =
+            format!("auth:\n  htpasswd:\n    realm: e2e\n    path: {}\n", node.dir("htpasswd").display());
+        let _strict = node.another_registry(strict, &tls(&format!("    clientcas: [{ca}]\n{realm}")));
+        wants_a_client(node, strict, &ca, &client);
+        wants_a_password(node, &format!("{strict}/e2e/busybox"));
+    });
+}
+
+fn trusts(node: &Node, registry: &str, ca: &str) {
+    let image = format!("{registry}/e2e/busybox");
+    let server = format!("server = \"https://{registry}\"\n");
+    node.set_hosts(registry, "hosts.toml", &server);
+    let error = node.try_pull(&image).unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert!(error.message().contains("certificate") && error.message().contains("hosts.toml"), "{error}");
+    for good in [format!("{server}ca = \"{ca}\"\n"), format!("{server}skip_verify = true\n")] {
+        node.set_hosts(registry, "hosts.toml", &good);
+        node.try_pull(&image).unwrap_or_else(|e| panic!("{good}: {e}"));
+        remove(node, &image);
+    }
+    // Without hosts.toml, certificates are found as Docker finds them; read again for each pull.
+    std::fs::remove_file(node.dir(&format!("certs.d/{registry}/hosts.toml"))).unwrap();
+    node.set_hosts(registry, "ca.crt", &std::fs::read_to_string(ca).unwrap());
+    node.try_pull(&image).unwrap();
+    remove(node, &image);
+    node.set_hosts(registry, "hosts.toml", "server = 5\n");
+    let error = node.try_pull(&image).unwrap_err();
+    assert!(error.message().contains("hosts.toml, line 1"), "{error}");
+}
+
+fn wants_a_client(node: &Node, registry: &str, ca: &str, client: &Pair) {
+    let image = format!("{registry}/e2e/busybox");
+    let server = format!("server = \"https://{registry}\"\nca = \"{ca}\"\n");
+    node.set_hosts(registry, "hosts.toml", &server);
+    let error = node.try_pull_with(&image, password("secret")).unwrap_err();
+    assert_eq!(error.code(), Code::Unavailable, "{error}");
+    let pair = format!("client = [[\"{}\", \"{}\"]]\n", client.cert.display(), client.key.display());
+    node.set_hosts(registry, "hosts.toml", &format!("{server}{pair}"));
+    node.try_pull_with(&image, password("secret")).unwrap();
+    remove(node, &image);
+}
+
+fn wants_a_password(node: &Node, image: &str) {
+    for auth in [cri::AuthConfig::default(), password("wrong-one")] {
+        let error = node.try_pull_with(image, auth).unwrap_err();
+        assert_eq!(error.code(), Code::PermissionDenied, "{error}");
+        assert!(error.message().contains("pull secret") && !error.message().contains("wrong-one"), "{error}");
+    }
+    let auth = cri::AuthConfig { auth: STANDARD.encode("e2e:secret"), ..Default::default() };
+    node.try_pull_with(image, auth).unwrap();
+    remove(node, image);
+    let elsewhere = cri::AuthConfig { server_address: "other.example".into(), ..password("secret") };
+    assert_eq!(node.try_pull_with(image, elsewhere).unwrap_err().code(), Code::PermissionDenied);
+    node.crictl(&["pull", "--creds", "e2e:secret", image]).ok();
+    remove(node, image);
+
+    // The user's own file goes with the strata command's pull.
+    let registry = image.split('/').next().unwrap();
+    let refused = pull_as(node, image, &[("DOCKER_CONFIG", "/nonexistent")]).fails();
+    assert!(refused.contains("pull access denied for"), "{refused}");
+    let home = node.dir("home");
+    std::fs::create_dir_all(home.join(".docker")).unwrap();
+    std::fs::write(home.join(".docker/config.json"), docker_config(registry)).unwrap();
+    pull_as(node, image, &[("HOME", &home.display().to_string())]).ok();
+    remove(node, image);
+    let helper = home.join("docker-credential-e2e");
+    let script = "#!/bin/sh\nread -r server\nprintf '{\"Username\":\"e2e\",\"Secret\":\"secret\"}'\n";
+    std::fs::write(&helper, script).unwrap();
+    std::fs::set_permissions(&helper, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let file = home.join("auth.json");
+    std::fs::write(&file, json!({ "credHelpers": { registry: "e2e" } }).to_string()).unwrap();
+    let path = format!("{}:{}", home.display(), std::env::var("PATH").unwrap());
+    pull_as(node, image, &[("REGISTRY_AUTH_FILE", &file.display().to_string()), ("PATH", &path)]).ok();
+    remove(node, image);
+    let broken = pull_as(node, image, &[("REGISTRY_AUTH_FILE", &file.display().to_string())]).fails();
+    assert!(broken.contains("docker-credential-e2e") && broken.contains("not installed"), "{broken}");
+}
+
+fn pull_as(node: &Node, image: &str, vars: &[(&str, &str)]) -> strata_e2e::command::Output {
+    let mut command = node.strata_command();
+    command.args(["pull", image]).env_remove("REGISTRY_AUTH_FILE").env_remove("DOCKER_CONFIG");
+    command.env_remove("XDG_RUNTIME_DIR").envs(vars.iter().copied());
+    node.within(|| strata_e2e::command::run(&mut command))
+}
+
+/// A token for these actions on a repository, as docker-registry wants it (distribution's "Token Authentication
+/// Specification", "JSON Web Token").
+fn token(signer: &Pair, repository: &str, actions: &[&str]) -> String {
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let header = json!({ "typ": "JWT", "alg": "RS256", "x5c": [signer.der_base64().unwrap()] });
+    let claims = json!({
+        "iss": "e2e", "sub": "e2e", "aud": "e2e", "jti": "1",
+        "nbf": now - 10, "iat": now, "exp": now + 300,
+        "access": [{ "type": "repository", "name": repository, "actions": actions }],
+    });
+    let encode = |value: &Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let signed = format!("{}.{}", encode(&header), encode(&claims));
+    let signature = URL_SAFE_NO_PAD.encode(signer.sign(signed.as_bytes()).unwrap());
+    format!("{signed}.{signature}")
+}
+
+#[test]
+fn tokens_of_a_token_server() {
+    test_with("tries = 2\nretry_pause = 0.01\n", |node| {
+        let signer = Authority::new(node.dir("pki")).unwrap().signer().unwrap();
+        let (tokens, guarded) = ("127.0.0.1:5010", "127.0.0.1:5002");
+        let own = signer.clone();
+        let basic = format!("Basic {}", STANDARD.encode("e2e:secret"));
+        // "stacked" is for everybody, the rest for those who prove who they are.
+        let server = Proxy::server(node.netns(), tokens, move |asked| {
+            let text = format!("{}&{}", asked.path, String::from_utf8_lossy(&asked.body));
+            let repository = if text.contains("stacked") { "e2e/stacked" } else { "e2e/busybox" };
+            let known = asked.authorization.as_ref() == Some(&basic)
+                || (asked.method == "POST" && text.contains("refresh_token=refresh-me"));
+            if asked.authorization.is_some() && !known {
+                return Fault::Answer(401, vec![], r#"{"errors":[{"code":"UNAUTHORIZED"}]}"#.into());
+            }
+            let actions: &[&str] = if known || repository == "e2e/stacked" { &["pull"] } else { &[] };
+            let token = token(&own, repository, actions);
+            Fault::Answer(200, vec![], json!({ "token": token, "expires_in": 300 }).to_string())
+        })
+        .unwrap();
+        let auth = format!(
+            "auth:\n  token:\n    realm: http://{tokens}/token\n    service: e2e\n    issuer: e2e\n    rootcertbundle: {}\n",
+            signer.cert.display()
+        );
+        let _guarded = node.another_registry(guarded, &auth);
+        let (private, public) = (format!("{guarded}/e2e/busybox"), format!("{guarded}/e2e/stacked"));
+        node.try_pull(&public).unwrap();
+        remove(node, &public);
+        let refused = node.try_pull(&private).unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        let refused = node.try_pull_with(&private, password("wrong-one")).unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied, "{refused}");
+        assert!(!refused.message().contains("wrong-one"), "{refused}");
+
+        let asked = server.seen().len();
+        for _ in 0..2 {
+            node.try_pull_with(&private, password("secret")).unwrap();
+            remove(node, &private);
+        }
+        assert_eq!(
+            server.seen().len(),
+            asked + 1,
+            "one token for manifest, config and layers, and for the next pull"
+        );
+        let identity = cri::AuthConfig { identity_token: "refresh-me".into(), ..Default::default() };
+        node.try_pull_with(&private, identity).unwrap();
+        assert_eq!(server.seen().last().unwrap().method, "POST");
+        remove(node, &private);
+        let ready = cri::AuthConfig {
+            registry_token: token(&signer, "e2e/busybox", &["pull"]),
+            ..Default::default()
+        };
+        node.try_pull_with(&private, ready).unwrap();
+        assert_eq!(server.seen().len(), asked + 2);
+        remove(node, &private);
+        let log = std::fs::read_to_string(node.dir("stratad.log")).unwrap();
+        for secret in ["secret\"", "refresh-me", "wrong-one", "Bearer e"] {
+            assert!(!log.contains(secret), "{secret} in {log}");
+        }
+    });
+}
