@@ -143,15 +143,25 @@ fn empty(layout: &Layout) {
     }
     let mut retries: HashMap<String, Retry> = HashMap::new();
     while layout.bin.wait(retries.values().map(|r| r.at).min()) {
-        match layout.trash.names() {
+        match listed(layout) {
             Ok(names) => pass(layout, &names, &mut retries),
             Err(e) => {
-                tracing::warn!(error = %e, "trash cannot be listed");
+                tracing::warn!(error = %e, "trash cannot be listed or synced");
                 let retry = Retry::following(retries.get(""), Instant::now());
                 retries.insert(String::new(), retry);
             }
         }
     }
+}
+
+/// What is in trash/, for certain: nothing is deleted that a power cut could bring back, in part, under its old name.
+fn listed(layout: &Layout) -> Result<Vec<String>> {
+    let names = layout.trash.names()?;
+    if !names.is_empty() {
+        // A rename is on disk with either directory.
+        durable::sync_dir(&layout.trash.fd)?;
+    }
+    Ok(names)
 }
 
 fn pass(layout: &Layout, names: &[String], retries: &mut HashMap<String, Retry>) {

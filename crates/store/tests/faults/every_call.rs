@@ -155,7 +155,8 @@ fn try_all(name: &str) {
     // Threads do not take turns in the same order each time, so that the last one may have a higher number.
     let (next, last) = (AtomicUsize::new(0), steps.len() + 4);
     std::thread::scope(|scope| {
-        for _ in 0..2 {
+        // What could not be deleted is tried again after a second: there is time for others.
+        for _ in 0..4 {
             scope.spawn(|| {
                 while let n = next.fetch_add(1, Ordering::Relaxed)
                     && n < last

@@ -14,6 +14,7 @@ mod check;
 mod common;
 mod disk;
 mod every_call;
+mod order;
 mod power_cut;
 mod scenes;
 mod watch;

@@ -105,8 +105,12 @@ fn discarding() -> Options {
 const CHURN: Scene =
     Scene { name: "churn", options: Options::default, before: |_| {}, act: churn, stay: &[] };
 
+pub fn all() -> impl Iterator<Item = &'static Scene> {
+    SCENES.iter().chain([&CHURN])
+}
+
 pub fn scene(name: &str) -> &'static Scene {
-    SCENES.iter().chain([&CHURN]).find(|s| s.name == name).unwrap()
+    all().find(|s| s.name == name).unwrap()
 }
 
 /// The environment of a worker.
