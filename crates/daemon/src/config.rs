@@ -1,7 +1,9 @@
 //! The configuration file, `/etc/strata/config.toml`. Flags win over it, it wins over the defaults.
 
+mod limits;
 mod registry;
 
+pub(crate) use limits::Limits;
 #[cfg(test)]
 pub(crate) use registry::Seconds;
 pub(crate) use registry::{Auth, Registry};
@@ -129,20 +131,6 @@ pub(crate) struct StoreOptions {
     pub(crate) discard_blobs: bool,
 }
 
-/// Bounds.
-#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
-#[serde(default, deny_unknown_fields)]
-pub(crate) struct Limits {
-    /// The most output of one ExecSync, in bytes per stream.
-    pub(crate) exec_sync_output: usize,
-    /// The longest payload of one log line, in bytes, before it is split.
-    pub(crate) log_line: u32,
-    /// How long setting up one container may take, in seconds.
-    pub(crate) create_timeout: u64,
-    /// How long one shim may take to answer at recovery, in seconds.
-    pub(crate) recovery_timeout: u64,
-}
-
 impl Default for Config {
     fn default() -> Self {
         Self {
@@ -193,12 +181,6 @@ impl Default for Runtime {
             seccomp_dir: "/var/lib/kubelet/seccomp".into(),
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
         }
-    }
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self { exec_sync_output: 16 << 20, log_line: 16 << 10, create_timeout: 120, recovery_timeout: 10 }
     }
 }
 
@@ -294,6 +276,7 @@ impl Config {
             let why = "must lie between -1000 and 1000 (proc_pid_oom_score_adj(5))";
             return Err(bad("runtime.shim_oom_score_adj", self.runtime.shim_oom_score_adj, why));
         }
+        self.limits.check()?;
         self.registry.check()?;
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
             return Err(bad(

@@ -66,7 +66,8 @@ impl Node {
     /// # Errors
     /// If another daemon has the store open, or the machine lacks what nothing can do without.
     pub(crate) fn open(config: Config) -> Result<Arc<Self>> {
-        let options = Options { discard_blobs: config.store.discard_blobs, ..Options::default() };
+        let options =
+            Options { discard_blobs: config.store.discard_blobs, limits: config.limits.of_images() };
         let store = Store::open(&config.root, options)?;
         let images = Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
         let cgroups = Hierarchy::detect().map_err(|e| Error::internal(e.to_string()))?;

@@ -178,13 +178,14 @@ impl Store {
             Some(pulled) if pulled.verifies(new.manifest) => pulled.clone(),
             _ => Digest::sha256_of(new.manifest),
         };
-        self.put_blob_as(lease, &digest, new.manifest)?;
         let id = manifest.config.digest.clone();
         let config = ImageConfig::parse(&self.read_blob(&id, config::MAX_SIZE)?)
             .map_err(|e| Error::invalid(e.to_string()))?;
         config.check_layers(manifest.layers.len()).map_err(|e| Error::invalid(e.to_string()))?;
         let diff_ids = &config.rootfs.diff_ids;
+        self.check_sizes(diff_ids).map_err(|e| e.context(format!("image {id}")))?;
         let keys = self.compose(lease, diff_ids, &manifest.layers)?;
+        self.put_blob_as(lease, &digest, new.manifest)?;
         let layers = diff_ids
             .iter()
             .zip(keys)
@@ -214,6 +215,15 @@ impl Store {
             self.discard_layer_blobs(lease, &manifest.layers);
         }
         Ok(image)
+    }
+
+    /// Whether the layers that are here are not too much for one image.
+    fn check_sizes(&self, diff_ids: &[Digest]) -> Result<()> {
+        let sizes: Vec<u64> = {
+            let inner = self.index.lock();
+            diff_ids.iter().filter_map(|id| inner.layers.get(id.hex())).map(|layer| layer.size).collect()
+        };
+        self.options.limits.check_sizes(sizes)
     }
 
     /// The image with this ID.

@@ -2,8 +2,6 @@
 
 use crate::error::{Error, Result};
 use crate::index::Lease;
-use crate::record::LayerRecord;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bounds of what comes from outside. Beyond one, an operation fails with [`Kind::Limit`](crate::Kind::Limit).
@@ -71,14 +69,10 @@ impl Limits {
         }
         Ok(())
     }
-
-    pub(crate) fn check_image(&self, layers: &[Arc<LayerRecord>]) -> Result<()> {
-        self.check_sizes(layers.iter().map(|l| l.size))
-    }
 }
 
 /// What a layer may still become while it is inflated.
-pub(crate) struct Budget<'a> {
+pub(crate) struct Allowance<'a> {
     limits: &'a Limits,
     compressed: u64,
     spent: u64,
@@ -87,7 +81,7 @@ pub(crate) struct Budget<'a> {
     kept: bool,
 }
 
-impl<'a> Budget<'a> {
+impl<'a> Allowance<'a> {
     /// For a blob of this many bytes.
     pub(crate) fn new(limits: &'a Limits, compressed: u64, lease: &'a Lease) -> Result<Self> {
         limits.check_layer(compressed)?;
@@ -127,7 +121,7 @@ impl<'a> Budget<'a> {
     }
 }
 
-impl Drop for Budget<'_> {
+impl Drop for Allowance<'_> {
     fn drop(&mut self) {
         if !self.kept {
             self.all.fetch_sub(self.spent, Ordering::Relaxed);

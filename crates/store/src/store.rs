@@ -80,6 +80,11 @@ impl Store {
         Ok(Lease::new(&self.index, self.layout.sync_point()?, why))
     }
 
+    /// How much an image may ask for.
+    pub fn limits(&self) -> &Limits {
+        &self.options.limits
+    }
+
     /// The store's root directory.
     pub fn root(&self) -> &Path {
         &self.layout.root.path

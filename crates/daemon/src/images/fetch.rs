@@ -44,6 +44,7 @@ impl Fetch {
         let registry = self.images.registry.session(&self.reference, self.auth.as_ref()).await?;
         let resolved = self.resolve(&registry, &lease).await?;
         self.board.resolved(&self.reference.to_string(), &resolved.pulled, &resolved.manifest.layers);
+        store.limits().check_sizes(resolved.manifest.layers.iter().map(|layer| layer.size))?;
         let config = self.config(&registry, &lease, &resolved.manifest).await?;
         let fetched = self.layers(&registry, &lease, &resolved.manifest, &config).await?;
         let pulled = resolved.pulled.clone();
@@ -77,13 +78,15 @@ impl Fetch {
             Document::Manifest(manifest) => return Ok(Resolved::new(pulled, manifest, top)),
             Document::Index(index) => {
                 let chosen = index.select(&self.platform).map_err(|e| Error::not_found(e.to_string()))?;
-                // What led here belongs to the image: without it, nobody can check its digest again.
-                self.images.store.put_blob_as(lease, &pulled, &top.bytes).map_err(of_content)?;
                 self.manifest_of(registry, lease, &chosen.digest, &chosen.media_type).await?
             }
         };
         match parse(&manifest)? {
-            Document::Manifest(parsed) => Ok(Resolved::new(pulled, parsed, manifest)),
+            Document::Manifest(parsed) => {
+                // What led here belongs to the image: without it, nobody can check its digest again.
+                self.images.store.put_blob_as(lease, &pulled, &top.bytes).map_err(of_content)?;
+                Ok(Resolved::new(pulled, parsed, manifest))
+            }
             Document::Index(_) => {
                 let why = format!(
                     "index {pulled} leads to another index, {}; push the image again",
@@ -114,18 +117,21 @@ impl Fetch {
     /// The image's config, which is put into the store.
     async fn config(&self, registry: &Session, lease: &Lease, manifest: &Manifest) -> Result<ImageConfig> {
         let (store, wanted) = (&self.images.store, &manifest.config);
-        let bytes = if store.has_blob(lease, &wanted.digest) {
+        let here = store.has_blob(lease, &wanted.digest);
+        let bytes = if here {
             store.read_blob(&wanted.digest, strata_oci::config::MAX_SIZE)?
         } else {
-            let bytes = registry.blob_bytes(&wanted.digest, wanted.size).await?;
-            store.put_blob_as(lease, &wanted.digest, &bytes).map_err(of_content)?;
-            bytes
+            registry.blob_bytes(&wanted.digest, wanted.size).await?
         };
         let config = ImageConfig::parse(&bytes).map_err(|e| Error::precondition(e.to_string()))?;
         config
             .check_layers(manifest.layers.len())
             .map_err(|e| Error::new(Kind::DataLoss, format!("{e}; push the image again")))?;
         self.check_platform(&config)?;
+        // What cannot be used leaves nothing behind.
+        if !here {
+            store.put_blob_as(lease, &wanted.digest, &bytes).map_err(of_content)?;
+        }
         Ok(config)
     }
 
