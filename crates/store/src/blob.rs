@@ -9,6 +9,10 @@ use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
 use strata_oci::Digest;
+use strata_oci::digest::Hasher;
+
+/// Blobs of at most so many bytes are verified whenever they are looked up: the hash of a megabyte takes a millisecond.
+const SMALL: u64 = 1 << 20;
 
 /// A blob's name below `blobs/`.
 pub(crate) fn name(digest: &Digest) -> String {
@@ -34,15 +38,51 @@ pub(crate) fn read(layout: &Layout, digest: &Digest, max: usize) -> Result<Vec<u
     Ok(bytes)
 }
 
-impl Store {
-    /// Whether a blob is here; if so, the lease keeps it.
-    pub fn has_blob(&self, lease: &Lease, digest: &Digest) -> bool {
-        let mut inner = self.index.lock();
-        let here = inner.blobs.contains_key(digest);
-        if here {
-            inner.held(lease).blobs.insert(digest.clone());
+/// Whether a blob's bytes have its digest; what cannot be read has not.
+fn verified(layout: &Layout, digest: &Digest) -> bool {
+    let Ok(mut file) = File::open(path(layout, digest)) else { return false };
+    let (mut hasher, mut buffer) = (Hasher::new(digest.algorithm()), vec![0; 64 << 10]);
+    loop {
+        match file.read(&mut buffer) {
+            Ok(0) => return hasher.finish() == *digest,
+            Ok(n) => hasher.update(buffer.get(..n).unwrap_or_default()),
+            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(_) => return false,
         }
-        here
+    }
+}
+
+impl Store {
+    /// Whether a blob is here; if so, the lease keeps it. One that is small, as documents are, is compared with its digest:
+    /// it must not keep those who ask from fetching it again if a disk has damaged it.
+    pub fn has_blob(&self, lease: &Lease, digest: &Digest) -> bool {
+        let size = {
+            let mut inner = self.index.lock();
+            let Some(size) = inner.blobs.get(digest).map(|b| b.size) else { return false };
+            inner.held(lease).blobs.insert(digest.clone());
+            size
+        };
+        size > SMALL || self.drop_if_damaged(digest)
+    }
+
+    /// Takes a blob away whose bytes do not have its digest any more; whether it is good, and stays.
+    pub(crate) fn drop_if_damaged(&self, digest: &Digest) -> bool {
+        let inode = || rustix::fs::lstat(path(&self.layout, digest)).map(|s| s.st_ino).ok();
+        let before = inode();
+        if verified(&self.layout, digest) {
+            return true;
+        }
+        let mut inner = self.index.lock();
+        // Somebody else may have put it right meanwhile.
+        if before.is_some() && inode() != before {
+            return inner.blobs.contains_key(digest);
+        }
+        tracing::warn!(blob = %digest, "blob does not have its digest and is discarded; it is fetched again when it is needed");
+        inner.blobs.remove(digest);
+        if let Err(e) = self.layout.discard(&self.layout.blobs, &name(digest)) {
+            tracing::warn!(blob = %digest, error = %e, "damaged blob cannot be discarded");
+        }
+        false
     }
 
     /// A blob's bytes, checked against its digest.

@@ -5,7 +5,7 @@
 //! What an archive does below symlinks and to hard links depends on the order of its entries, so no copy of the directory
 //! could be mended to the same; the compressed tar of a layer that may need it is kept.
 
-mod variant;
+pub(crate) mod variant;
 
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
@@ -143,7 +143,7 @@ impl Store {
 }
 
 /// The keys below, as overlayfs stacks them: topmost first, each once.
-fn stack_of(keys: &[String]) -> Vec<String> {
+pub(crate) fn stack_of(keys: &[String]) -> Vec<String> {
     let mut stack: Vec<String> = Vec::with_capacity(keys.len());
     for key in keys.iter().rev() {
         if !stack.contains(key) {

@@ -181,6 +181,9 @@ impl Store {
         durable::sync_dir(&self.layout.containers.fd)?;
         self.index.lock().containers.remove(id);
         self.sizes.forget(id);
+        if let Err(e) = self.collect_replaced() {
+            tracing::warn!(error = %e, "damaged layers that were replaced are kept until the next start");
+        }
         Ok(())
     }
 

@@ -128,6 +128,13 @@ impl Lease {
     }
 }
 
+impl Lease {
+    /// What the index knows it by.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+}
+
 impl Drop for Lease {
     fn drop(&mut self) {
         self.index.lock().leases.remove(&self.id);

@@ -120,7 +120,8 @@ impl Store {
     /// Unpacks a layer whose blob is here.
     ///
     /// # Errors
-    /// If the blob is not here, or as [`ingest_layer`](Self::ingest_layer).
+    /// If the blob is not here, or as [`ingest_layer`](Self::ingest_layer); [`Kind::Damaged`] if a disk has damaged the blob,
+    /// which is then discarded.
     pub fn unpack_blob(
         &self,
         lease: &Lease,
@@ -129,7 +130,13 @@ impl Store {
     ) -> Result<()> {
         let path = blob::path(&self.layout, &layer.blob.digest);
         let mut file = File::open(&path).context(|| format!("blob {}", layer.blob.digest))?;
-        self.ingest_layer(lease, layer, &mut file, progress)
+        self.ingest_layer(lease, layer, &mut file, progress).map_err(|e| {
+            let digest = &layer.blob.digest;
+            if e.kind() != Kind::Invalid || self.drop_if_damaged(digest) {
+                return e;
+            }
+            Error::damaged(format!("blob {digest} was damaged on disk and is gone: it must be fetched again"))
+        })
     }
 
     pub(crate) fn make_layer_dir(&self, scratch: &Scratch) -> Result<std::os::fd::OwnedFd> {

@@ -10,6 +10,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use strata_oci::digest::Algorithm;
 use strata_sys::durable;
 
+/// What a check could make nothing of. The root of a file system may have one of its own.
+const LOST: &str = "lost+found";
+
+/// Everything that belongs below the root.
+pub(crate) const NAMES: [&str; 11] = [
+    "lock",
+    "blobs",
+    "layers",
+    "refs",
+    "pods",
+    "containers",
+    "mountpoints",
+    "tmp",
+    "trash",
+    "replaced",
+    LOST,
+];
+
+/// Directories that every container has something mounted on.
+pub(crate) const MOUNTPOINT_DIRS: [&str; 4] = ["dev", "etc", "proc", "sys"];
+/// Files in `etc` that every container has something mounted on.
+pub(crate) const MOUNTPOINT_FILES: [&str; 3] = ["hosts", "hostname", "resolv.conf"];
+
 /// A directory of the store: its descriptor for calls, its path for messages and overlay options.
 #[derive(Debug)]
 pub(crate) struct Dir {
@@ -33,6 +56,12 @@ impl Dir {
             }
         }
         Ok(())
+    }
+
+    /// All names in it; one that is no text as much of it as is.
+    pub(crate) fn all_names(&self) -> Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.path).context(|| format!("read {}", self.path.display()))?;
+        entries.map(|entry| Ok(entry?.file_name().to_string_lossy().into_owned())).collect()
     }
 
     /// The names in it, but those of unfinished writes.
@@ -62,6 +91,8 @@ pub(crate) struct Layout {
     pub(crate) tmp: Dir,
     pub(crate) trash: Dir,
     pub(crate) bin: Bin,
+    /// Damaged layers that containers may have mounted.
+    pub(crate) replaced: Dir,
     unique: u128,
     counter: AtomicU64,
     // Dropped last: another daemon may have the rest once this is gone.
@@ -84,6 +115,7 @@ impl Layout {
             tmp: Dir::make(path, "tmp")?,
             trash: Dir::make(path, "trash")?,
             bin: Bin::default(),
+            replaced: Dir::make(path, "replaced")?,
             mountpoints,
             root,
             unique: jiff::Timestamp::now().as_nanosecond().unsigned_abs(),
@@ -123,6 +155,27 @@ impl Layout {
                 Ok(())
             }
         }
+    }
+
+    /// Moves a name into `lost+found/`, for somebody to look at; where it is now, below the root.
+    pub(crate) fn put_away(&self, from: &Dir, name: &str) -> Result<String> {
+        let moved = self.put_away_path(&from.path.join(name))?;
+        moved.ok_or_else(|| Error::not_found(format!("{} is gone", from.path.join(name).display())))
+    }
+
+    /// The same by a path below the root; `None` if nothing is there.
+    pub(crate) fn put_away_path(&self, path: &Path) -> Result<Option<String>> {
+        let lost = self.root.path.join(LOST);
+        durable::mkdir_all(&lost, 0o700)?;
+        let parent = path.parent().and_then(Path::file_name).unwrap_or_default().to_string_lossy();
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let to = self.fresh_name(&format!("{parent}-{name}"));
+        match std::fs::rename(path, lost.join(&to)) {
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            other => other.context(|| format!("move {} into {LOST}/", path.display()))?,
+        }
+        durable::sync_dir(durable::open_dir(&lost)?)?;
+        Ok(Some(format!("{LOST}/{to}")))
     }
 
     /// A descriptor that sees every write error from now on (syncfs(2)).
@@ -182,13 +235,14 @@ fn lock(root: &Dir) -> Result<OwnedFd> {
 
 /// Directories and empty files that every container has something mounted on. As the lowest layer of each, they are not
 /// made in the writable one, where `diff` would show what nobody changed.
-fn make_mountpoints(path: &Path) -> Result<()> {
-    for dir in ["dev", "etc", "proc", "sys"] {
+pub(crate) fn make_mountpoints(path: &Path) -> Result<()> {
+    for dir in MOUNTPOINT_DIRS {
         durable::mkdir_all(&path.join(dir), 0o755)?;
     }
-    for file in ["etc/hosts", "etc/hostname", "etc/resolv.conf"] {
-        let made = std::fs::OpenOptions::new().create(true).append(true).open(path.join(file));
-        made.context(|| format!("make {}", path.join(file).display()))?;
+    for file in MOUNTPOINT_FILES {
+        let file = path.join("etc").join(file);
+        let made = std::fs::OpenOptions::new().create(true).append(true).open(&file);
+        made.context(|| format!("make {}", file.display()))?;
     }
     Ok(())
 }

@@ -8,6 +8,8 @@
 //!   containers/<id>/        container.json · exit.json · upper/ · work/
 //!   mountpoints/            the lowest layer of every container: what the runtime mounts on
 //!   tmp/  trash/            being written; being deleted
+//!   replaced/               damaged layers that containers may still have mounted
+//!   lost+found/             what a check could make nothing of
 //! ```
 //!
 //! Invariants:
@@ -28,6 +30,7 @@ mod entries;
 mod error;
 mod escape;
 mod explain;
+mod fsck;
 mod gc;
 mod history;
 mod image;
@@ -55,6 +58,7 @@ pub use containers::{ImageView, RecordKind, Snapshot};
 pub use diff::{Change, ChangeKind};
 pub use error::{Error, Kind, Result};
 pub use explain::{Explained, Reason, Thing};
+pub use fsck::{BlobSource, FsckEvent, FsckOptions, FsckSummary, Problem, What};
 pub use gc::{Collected, GcReport};
 pub use history::HistoryEntry;
 pub use image::{Image, ImageLayer, NewImage};

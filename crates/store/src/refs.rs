@@ -28,8 +28,14 @@ pub(crate) fn disk(layout: &Layout, file: &str) -> u64 {
     stat.map_or(0, |stat| crate::measure::disk(&stat))
 }
 
-fn file_name(name: &str) -> String {
+/// The file of a name.
+pub(crate) fn file_name(name: &str) -> String {
     Digest::sha256_of(name.as_bytes()).hex().to_owned()
+}
+
+/// Whether a file below `refs/` can be one of a name.
+pub(crate) fn is_file_name(file: &str) -> bool {
+    Digest::parse(&format!("sha256:{file}")).is_ok()
 }
 
 impl Store {
@@ -127,6 +133,17 @@ impl Store {
             self.relist(&mut inner, &old.image);
         }
         Image::index_as(&mut inner, &id, config)
+    }
+
+    /// Writes the file of a name again, if the name still says the same.
+    pub(crate) fn rewrite_ref(&self, record: &RefRecord) -> Result<()> {
+        let _turn = self.naming();
+        if self.index.lock().refs.get(&record.name).is_none_or(|now| **now != *record) {
+            return Ok(());
+        }
+        let bytes = record::to_json(&record.name, record)?;
+        durable::write_file(&self.layout.refs.fd, OsStr::new(&file_name(&record.name)), &bytes, 0o600)
+            .context(|| format!("write the reference {}", record.name))
     }
 
     /// After a failure: the index follows the file. What cannot be read leaves it as it is.

@@ -9,7 +9,7 @@ use crate::record::{self, ContainerFile, LayerRecord, RefRecord};
 use crate::trash::Reaper;
 use crate::writable::Sizes;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use strata_oci::Digest;
 
 /// What can be chosen.
@@ -29,6 +29,10 @@ pub struct Store {
     pub(crate) options: Options,
     /// Held during a sync that a ref depends on.
     pub(crate) syncing: Mutex<()>,
+    /// Held while the store is checked.
+    pub(crate) checking: Mutex<()>,
+    /// Keeps everything as long as there are refs that cannot be read, or nobody knows yet whether there are.
+    protection: Mutex<Option<Lease>>,
     /// Held while names of images change, their fsyncs included: one change at a time. Taken before the index's lock, which
     /// is not held meanwhile, so that nobody but another such change waits for the disk.
     pub(crate) naming: Mutex<()>,
@@ -43,18 +47,50 @@ impl Store {
     /// # Errors
     /// [`Kind::Locked`] if another process has it open, [`Kind::NewerFormat`] if a newer release wrote it.
     pub fn open(root: &Path, options: Options) -> Result<Arc<Self>> {
+        let (store, unreadable) = Self::load(root, options, Opening::ToServe)?;
+        if unreadable.is_empty() {
+            // Layers and blobs that were renamed but that no ref came to need; a power cut may have lost parts of them.
+            store.collect_replaced()?;
+            store.gc(false)?;
+        } else {
+            let files = unreadable.join(", ");
+            tracing::warn!(
+                %files,
+                "references to images cannot be read: nothing is collected until `strata fsck --repair` has decided about them"
+            );
+            store.protect(&format!(
+                "references to images cannot be read ({files}): run `strata fsck --repair`"
+            ))?;
+        }
+        Ok(store)
+    }
+
+    /// Opens the store for [`fsck`](Self::fsck), when no daemon serves it: nothing is collected, not even what no ref needs,
+    /// since it may be a ref that is lost; and a container whose record is damaged is no reason to give up.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn open_to_check(root: &Path, options: Options) -> Result<Arc<Self>> {
+        let (store, _) = Self::load(root, options, Opening::ToCheck)?;
+        store.protect("the store is being checked")?;
+        Ok(store)
+    }
+
+    /// Opens the store; with the files of refs that cannot be read.
+    fn load(root: &Path, options: Options, opening: Opening) -> Result<(Arc<Self>, Vec<String>)> {
         let layout = Arc::new(Layout::open(root)?);
         for name in layout.tmp.names()? {
             layout.discard(&layout.tmp, &name)?;
         }
         let index = Arc::new(Index::default());
-        {
+        let unreadable = {
             let mut inner = index.lock();
             load_blobs(&layout, &mut inner)?;
             load_layers(&layout, &mut inner)?;
-            load_refs(&layout, &mut inner)?;
-            load_containers(&layout, &mut inner)?;
-        }
+            let unreadable = load_refs(&layout, &mut inner)?;
+            load_containers(&layout, &mut inner, opening)?;
+            unreadable
+        };
         let reaper = Reaper::start(layout.clone()).context(|| "start the deleting thread".into())?;
         let sizes = Sizes::start(layout.clone()).context(|| "start the measuring thread".into())?;
         index.lock().containers.keys().for_each(|id| sizes.watch(id));
@@ -63,13 +99,41 @@ impl Store {
             index,
             options,
             syncing: Mutex::default(),
+            checking: Mutex::default(),
+            protection: Mutex::default(),
             naming: Mutex::default(),
             sizes,
             _reaper: reaper,
         });
-        // Layers and blobs that were renamed but that no ref came to need; a power cut may have lost parts of them.
-        store.gc(false)?;
-        Ok(store)
+        Ok((store, unreadable))
+    }
+
+    /// Keeps every layer and blob from collection.
+    fn protect(&self, why: &str) -> Result<()> {
+        let lease = self.lease(why)?;
+        let names = self.layout.layers.names()?;
+        let mut inner = self.index.lock();
+        let blobs: Vec<Digest> = inner.blobs.keys().cloned().collect();
+        let held = inner.held(&lease);
+        held.layers.extend(names);
+        held.blobs.extend(blobs);
+        drop(inner);
+        *self.protection.lock().unwrap_or_else(PoisonError::into_inner) = Some(lease);
+        Ok(())
+    }
+
+    /// Lets what nothing needs be collected again.
+    pub(crate) fn unprotect(&self) {
+        let lease = self.protection.lock().unwrap_or_else(PoisonError::into_inner).take();
+        drop(lease);
+    }
+
+    /// Whether an operation other than this one, and other than the protection, holds a blob.
+    pub(crate) fn is_worked_on(&self, own: &Lease, digest: &Digest) -> bool {
+        let protection = self.protection.lock().unwrap_or_else(PoisonError::into_inner);
+        let aside = [Some(own.id()), protection.as_ref().map(Lease::id)];
+        let inner = self.index.lock();
+        inner.leases.iter().any(|(id, held)| !aside.contains(&Some(*id)) && held.blobs.contains(digest))
     }
 
     /// A lease for an operation; `why` names it in `gc --explain`.
@@ -91,6 +155,13 @@ impl Store {
     }
 }
 
+/// What the store is opened for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Opening {
+    ToServe,
+    ToCheck,
+}
+
 fn load_blobs(layout: &Layout, inner: &mut Inner) -> Result<()> {
     for algorithm in layout.blobs.names()? {
         let dir = layout.blobs.path.join(&algorithm);
@@ -108,7 +179,7 @@ fn load_blobs(layout: &Layout, inner: &mut Inner) -> Result<()> {
 fn load_layers(layout: &Layout, inner: &mut Inner) -> Result<()> {
     for key in layout.layers.names()? {
         let path = layout.layers.path.join(&key).join("layer.json");
-        match record::read::<LayerRecord>(&path) {
+        match record::read_whole::<LayerRecord>(&path) {
             Ok(layer) => {
                 inner.layers.insert(key, Arc::new(layer));
             }
@@ -120,15 +191,25 @@ fn load_layers(layout: &Layout, inner: &mut Inner) -> Result<()> {
     Ok(())
 }
 
-fn load_refs(layout: &Layout, inner: &mut Inner) -> Result<()> {
-    for name in layout.refs.names()? {
-        match record::read::<RefRecord>(&layout.refs.path.join(&name)) {
-            Ok(r) => {
+/// Loads the refs; the files of those that cannot be read.
+fn load_refs(layout: &Layout, inner: &mut Inner) -> Result<Vec<String>> {
+    let mut unreadable = Vec::new();
+    // The check tells of names that nothing of the store has.
+    for name in layout.refs.names()?.into_iter().filter(|n| crate::refs::is_file_name(n)) {
+        match record::read_whole::<RefRecord>(&layout.refs.path.join(&name)) {
+            Ok(r) if crate::refs::file_name(&r.name) == name => {
                 let disk = crate::refs::disk(layout, &name);
                 inner.refs.insert(r.name.clone(), Arc::new(RefRecord { disk, ..r }));
             }
+            Ok(r) => {
+                tracing::warn!(file = %name, image = %r.name, "image reference is called by another name's digest");
+                unreadable.push(name);
+            }
             Err(e) if e.kind() == Kind::NewerFormat => return Err(e),
-            Err(e) => tracing::warn!(file = %name, error = %e, "image reference cannot be read"),
+            Err(e) => {
+                tracing::warn!(file = %name, error = %e, "image reference cannot be read");
+                unreadable.push(name);
+            }
         }
     }
     let ids: std::collections::BTreeSet<_> = inner.refs.values().map(|r| r.image.clone()).collect();
@@ -137,10 +218,10 @@ fn load_refs(layout: &Layout, inner: &mut Inner) -> Result<()> {
             tracing::warn!(image = %id, error = %e, "image is damaged and not listed; pull it again");
         }
     }
-    Ok(())
+    Ok(unreadable)
 }
 
-fn load_containers(layout: &Layout, inner: &mut Inner) -> Result<()> {
+fn load_containers(layout: &Layout, inner: &mut Inner, opening: Opening) -> Result<()> {
     for id in layout.containers.names()? {
         let path = layout.containers.path.join(&id).join("container.json");
         match record::read::<ContainerFile>(&path) {
@@ -149,6 +230,8 @@ fn load_containers(layout: &Layout, inner: &mut Inner) -> Result<()> {
                 inner.containers.insert(id, using);
             }
             Err(e) if e.kind() == Kind::NewerFormat => return Err(e),
+            // The check itself says what is wrong with it.
+            Err(_) if opening == Opening::ToCheck => {}
             // Creation never came as far as its record: nobody was told of this container.
             Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => {
                 layout.discard(&layout.containers, &id)?;

@@ -59,7 +59,13 @@ impl Layers<'_> {
         let _of_image = self.of_image.acquire().await.map_err(closed)?;
         let _of_node = self.of_node.acquire().await.map_err(closed)?;
         let done = if self.store.has_blob(self.lease, &blob.digest) {
-            self.ingest(place, blob, diff_id, None).await
+            match self.ingest(place, blob, diff_id, None).await {
+                // What a disk has damaged is gone now.
+                Err(e) if e.kind() == Kind::DataLoss && !self.store.has_blob(self.lease, &blob.digest) => {
+                    self.download(place, blob, diff_id).await
+                }
+                done => done,
+            }
         } else {
             self.download(place, blob, diff_id).await
         };

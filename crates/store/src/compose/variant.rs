@@ -63,7 +63,7 @@ impl Store {
     }
 
     /// Makes a layer's variant with this key.
-    pub(super) fn unpack_in_place(
+    pub(crate) fn unpack_in_place(
         &self,
         lease: &Lease,
         key: &str,
@@ -91,7 +91,8 @@ impl Store {
         self.publish_layer(lease, key, &scratch, unpacked.record)
     }
 
-    fn read_layer_blob(&self, blob: &Descriptor) -> Result<Hashed> {
+    /// Opens a compressed tar.
+    pub(crate) fn read_layer_blob(&self, blob: &Descriptor) -> Result<Hashed> {
         let compression = blob.compression().map_err(|e| Error::invalid(e.to_string()))?;
         let path = blob::path(&self.layout, &blob.digest);
         let file = File::open(&path).context(|| format!("blob {}", blob.digest))?;
@@ -116,9 +117,9 @@ impl Inner {
 }
 
 /// A tar, hashed as it is read.
-struct Hashed {
+pub(crate) struct Hashed {
     tar: Box<dyn Read>,
-    hasher: Hasher,
+    pub(crate) hasher: Hasher,
 }
 
 impl Read for Hashed {

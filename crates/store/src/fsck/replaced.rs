@@ -1,0 +1,73 @@
+//! `replaced/`: damaged layers that others have taken the place of, as long as containers may have them mounted.
+//!
+//! An overlay looks its lower files up by name whenever it meets one that it does not know yet: what a running container
+//! stands on must not be deleted under it, however damaged it is. A list of the containers, `containers`, lies in the
+//! directory before it moves, so that a daemon that is killed at any moment finds everything in its place.
+
+use crate::error::{Context, Result};
+use crate::index::{Inner, Lease};
+use crate::store::Store;
+use rustix::fs::RenameFlags;
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use strata_sys::durable;
+
+/// The list of those who may have a replaced layer mounted: an ID per line.
+const USERS: &str = "containers";
+
+impl Store {
+    /// Puts the layer that is called `spare` in place of another one, in one step.
+    pub(crate) fn swap_layer(&self, lease: &Lease, key: &str, spare: &str) -> Result<()> {
+        // What takes the place must not be lost in a power cut.
+        self.sync_published(lease).context(|| format!("layer {key}"))?;
+        let layers = &self.layout.layers;
+        let what = || format!("put layer {key} in place");
+        let mut inner = self.index.lock();
+        let users = users_of(&inner, key);
+        let (mut from, mut name) = (layers, spare.to_owned());
+        if !users.is_empty() && layers.path.join(key).exists() {
+            let old = durable::open_dir(&layers.path.join(key)).context(what)?;
+            durable::write_file(&old, OsStr::new(USERS), users.join("\n").as_bytes(), 0o600).context(what)?;
+            let aside = self.layout.fresh_name(key);
+            durable::rename(&layers.fd, OsStr::new(spare), &self.layout.replaced.fd, OsStr::new(&aside))
+                .context(what)?;
+            (from, name) = (&self.layout.replaced, aside);
+        }
+        let swapped =
+            rustix::fs::renameat_with(&from.fd, name.as_str(), &layers.fd, key, RenameFlags::EXCHANGE);
+        match swapped {
+            Err(rustix::io::Errno::NOENT) => {
+                durable::rename(&from.fd, OsStr::new(&name), &layers.fd, OsStr::new(key)).context(what)?;
+            }
+            other => other.map_err(std::io::Error::from).context(what)?,
+        }
+        if let Some(record) = inner.layers.remove(spare) {
+            inner.layers.insert(key.to_owned(), record);
+        }
+        inner.held(lease).layers.remove(spare);
+        if users.is_empty() {
+            self.layout.discard(layers, spare).context(what)?;
+        }
+        drop(inner);
+        durable::sync_dir(&self.layout.replaced.fd)?;
+        durable::sync_dir(&layers.fd).context(what)
+    }
+
+    /// Discards replaced layers that no container can have mounted any more.
+    pub(crate) fn collect_replaced(&self) -> Result<()> {
+        for name in self.layout.replaced.names()? {
+            let list = std::fs::read_to_string(self.layout.replaced.path.join(&name).join(USERS));
+            let users: HashSet<String> = list.unwrap_or_default().lines().map(ToOwned::to_owned).collect();
+            let inner = self.index.lock();
+            if !inner.containers.keys().any(|id| users.contains(id)) {
+                self.layout.discard(&self.layout.replaced, &name)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn users_of(inner: &Inner, key: &str) -> Vec<String> {
+    let using = inner.containers.iter().filter(|(_, c)| c.layers.iter().any(|k| k == key));
+    using.map(|(id, _)| id.clone()).collect()
+}
