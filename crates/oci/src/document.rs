@@ -59,8 +59,13 @@ pub enum DocumentError {
     /// A layer of some other media type.
     #[error("layer media type {0:?} is not supported: only tar, tar+gzip and tar+zstd layers are")]
     Layer(String),
+    /// A layer that only who has the key can read.
+    #[error(
+        "layer media type {0:?} is encrypted, and this node has no keys: push the image without encryption"
+    )]
+    Encrypted(String),
     /// A config of some other media type: an artifact.
-    #[error("config media type {0:?} is not an image config: this is an artifact, not a container image")]
+    #[error("config media type {0:?} is not an image config: this is {what}, not a container image", what = artifact(.0))]
     NotAnImage(String),
     /// More layers than [`MAX_LAYERS`].
     #[error("{0} layers are too many: an image may have at most {MAX_LAYERS}")]
@@ -73,6 +78,17 @@ pub enum DocumentError {
         /// What there is.
         offered: String,
     },
+}
+
+/// What a config's media type gives away.
+fn artifact(config: &str) -> &'static str {
+    if config.starts_with("application/vnd.cncf.helm.") {
+        "a Helm chart, which helm pulls"
+    } else if config.contains("wasm") {
+        "a WebAssembly module"
+    } else {
+        "an artifact"
+    }
 }
 
 /// What content is and where: media type, digest, size.
@@ -132,6 +148,9 @@ impl Compression {
             "application/vnd.oci.image.layer.v1.tar+zstd"
             | "application/vnd.oci.image.layer.nondistributable.v1.tar+zstd"
             | "application/vnd.docker.image.rootfs.diff.tar.zstd" => Ok(Self::Zstd),
+            other if other.ends_with("+encrypted") => {
+                Err(DocumentError::Encrypted(other.chars().take(200).collect()))
+            }
             other => Err(DocumentError::Layer(other.chars().take(200).collect())),
         }
     }
@@ -278,6 +297,12 @@ impl Index {
         if let Some((_, descriptor)) = best {
             return Ok(descriptor);
         }
+        // Some tools say no platform where there is only one image: its config says it.
+        if let [(only, None)] = self.manifests.as_slice()
+            && [OCI_MANIFEST, DOCKER_MANIFEST].contains(&only.media_type.as_str())
+        {
+            return Ok(only);
+        }
         let offered: Vec<_> = self
             .manifests
             .iter()
@@ -326,6 +351,8 @@ mod tests {
         assert_eq!(index.select(&"linux/amd64".parse().unwrap()).unwrap(), &index.manifests[1].0);
         let error = index.select(&"linux/s390x".parse().unwrap()).unwrap_err().to_string();
         assert_eq!(error, "no manifest for linux/s390x; the index offers linux/arm64, linux/amd64");
+        let alone = Index { manifests: vec![(index.manifests[0].0.clone(), None)] };
+        assert_eq!(alone.select(&"linux/s390x".parse().unwrap()).unwrap(), &index.manifests[0].0);
     }
 
     #[test]
@@ -335,14 +362,15 @@ mod tests {
         assert!(matches!(bad("text/html", "{}"), DocumentError::MediaType(_)));
         assert!(matches!(bad(OCI_MANIFEST, "<html>"), DocumentError::Parse { .. }));
         let encrypted = manifest("application/vnd.oci.image.layer.v1.tar+gzip+encrypted");
-        assert!(matches!(bad(OCI_MANIFEST, &encrypted), DocumentError::Layer(_)));
+        assert!(matches!(bad(OCI_MANIFEST, &encrypted), DocumentError::Encrypted(_)));
+        assert!(matches!(bad(OCI_MANIFEST, &manifest("application/x-odd")), DocumentError::Layer(_)));
         let both = manifest(OCI_LAYER_GZIP).replacen('{', r#"{"manifests":[],"#, 1);
         assert!(bad(OCI_MANIFEST, &both).to_string().contains("ambiguous"));
         let swapped = manifest(OCI_LAYER_GZIP).replacen('{', &format!(r#"{{"mediaType":"{OCI_INDEX}","#), 1);
         assert!(bad(OCI_MANIFEST, &swapped).to_string().contains("served as"));
         let artifact =
             manifest(OCI_LAYER_GZIP).replace(OCI_CONFIG, "application/vnd.cncf.helm.config.v1+json");
-        assert!(matches!(bad(OCI_MANIFEST, &artifact), DocumentError::NotAnImage(_)));
+        assert!(bad(OCI_MANIFEST, &artifact).to_string().contains("a Helm chart"));
         let digest = manifest(OCI_LAYER_GZIP).replace("sha256:", "sha256:../");
         assert!(matches!(
             bad(OCI_MANIFEST, &digest),

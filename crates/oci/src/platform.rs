@@ -38,13 +38,19 @@ impl Platform {
         if self.os != offered.os || self.architecture != offered.architecture {
             return None;
         }
-        match (self.variant(), offered.variant()) {
-            (want, have) if want == have => Some(0),
-            // 32-bit ARM runs what was built for older versions.
-            (want, have) if self.architecture == "arm" && have < want => {
-                Some(want.bytes().next_back()?.saturating_sub(have.bytes().next_back()?).clamp(1, 100))
+        let (want, have) = (self.variant(), offered.variant());
+        if want == have {
+            return Some(0);
+        }
+        match (self.version(), offered.version()) {
+            // Each version runs what was built for those before it; the newest of them is the best.
+            (Some(want), Some(have)) if have < want => {
+                let behind =
+                    (want.0 - have.0).saturating_mul(10).saturating_add(want.1).saturating_sub(have.1);
+                Some(u8::try_from(behind).unwrap_or(100).clamp(1, 100))
             }
-            (_, "") => Some(100),
+            (Some(_), Some(_)) => None,
+            _ if have.is_empty() => Some(100),
             _ => None,
         }
     }
@@ -52,10 +58,23 @@ impl Platform {
     /// The variant, where the architecture implies one that is usually left out.
     fn variant(&self) -> &str {
         match (self.architecture.as_str(), self.variant.as_str()) {
-            ("arm64", "") => "v8",
-            ("arm", "") => "v7",
+            ("arm64", "" | "8") => "v8",
+            ("arm", "" | "7") => "v7",
+            ("arm", "6") => "v6",
+            ("arm", "5") => "v5",
+            ("amd64", "") => "v1",
             (_, v) => v,
         }
+    }
+
+    /// The variant as a number, where the architecture's variants are versions.
+    fn version(&self) -> Option<(u32, u32)> {
+        if !matches!(self.architecture.as_str(), "arm" | "arm64" | "amd64") {
+            return None;
+        }
+        let number = self.variant().strip_prefix('v')?;
+        let (major, minor) = number.split_once('.').unwrap_or((number, "0"));
+        Some((major.parse().ok()?, minor.parse().ok()?))
     }
 }
 
@@ -93,7 +112,17 @@ mod tests {
     fn variants_are_ranked() {
         assert_eq!(p("linux/amd64").rank(&p("linux/amd64")), Some(0));
         assert_eq!(p("linux/arm64").rank(&p("linux/arm64/v8")), Some(0));
-        assert_eq!(p("linux/arm/v7").rank(&p("linux/arm/v6")), Some(1));
+        let arm = |have: &str| p("linux/arm/v7").rank(&p(have));
+        assert!(arm("linux/arm").unwrap() < arm("linux/arm/v6").unwrap());
+        assert!(arm("linux/arm/v6").unwrap() < arm("linux/arm/v5").unwrap());
+        assert_eq!(arm("linux/arm/v8"), None);
+        assert_eq!(p("linux/arm64/v9").rank(&p("linux/arm64")), Some(10));
+        assert_eq!(p("linux/arm64").rank(&p("linux/arm64/v9")), None);
+        assert_eq!(p("linux/amd64").rank(&p("linux/amd64/v1")), Some(0));
+        assert_eq!(p("linux/amd64").rank(&p("linux/amd64/v3")), None);
+        assert!(p("linux/amd64/v3").rank(&p("linux/amd64/v2")) < p("linux/amd64/v3").rank(&p("linux/amd64")));
+        assert_eq!(p("linux/mips/r6").rank(&p("linux/mips")), Some(100));
+        assert_eq!(p("linux/arm/odd").rank(&p("linux/arm")), None);
         assert_eq!(p("linux/arm/v6").rank(&p("linux/arm/v7")), None);
         assert_eq!(p("linux/amd64").rank(&p("linux/arm64")), None);
         assert_eq!(p("linux/amd64").rank(&p("windows/amd64")), None);

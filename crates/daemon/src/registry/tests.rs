@@ -1,3 +1,5 @@
+mod trust;
+
 use super::testserver::{Answer, Server};
 use super::*;
 use patience::Timing;
@@ -304,74 +306,4 @@ async fn basic_and_identity_tokens() {
     .await;
     let auth = AuthConfig { identity_token: "id&".into(), ..AuthConfig::default() };
     quick().manifest(&image(&server), "v1", Some(&auth)).await.unwrap();
-}
-
-#[tokio::test]
-async fn redirects_lose_the_credentials() {
-    let storage = Server::start(|_, r| Answer::part(&blob().0, r.from())).await;
-    let target = format!("http://{}/signed?secret=1", storage.address);
-    let server = Server::start(move |_, r| match r.header("authorization") {
-        Some(_) => Answer::new(307).header("location", &target),
-        None => Answer::new(401).header("www-authenticate", "Basic realm=\"x\""),
-    })
-    .await;
-    let (bytes, digest) = blob();
-    let auth = password("");
-    quick().blob_bytes(&image(&server), digest, bytes.len() as u64, Some(&auth)).await.unwrap();
-    assert_eq!(storage.seen().len(), 1);
-    assert_eq!(storage.seen()[0].header("authorization"), None);
-}
-
-#[tokio::test]
-async fn plain_http_elsewhere_is_refused() {
-    let server =
-        Server::start(|_, _| Answer::new(307).header("location", "http://192.0.2.1/blob?secret=1")).await;
-    let error = quick().manifest(&image(&server), "v1", None).await.unwrap_err();
-    assert!(error.to_string().contains("plain HTTP on 192.0.2.1 is refused"), "{error}");
-    assert!(!error.to_string().contains("secret"), "{error}");
-    assert_eq!(server.seen().len(), 1);
-    // A token server elsewhere must not get the password in the clear.
-    let server = Server::start(|_, _| {
-        Answer::new(401).header("www-authenticate", "Bearer realm=\"http://192.0.2.1/token\"")
-    })
-    .await;
-    let error = quick().manifest(&image(&server), "v1", Some(&password(""))).await.unwrap_err();
-    assert!(error.to_string().contains("in the clear"), "{error}");
-}
-
-#[tokio::test]
-async fn mirrors_come_first_without_credentials() {
-    let mirror = Server::start(|_, r| match r.path.contains("/blobs/") {
-        true => Answer::new(200).length(blob().0.len()).body(&blob().0[..1000]),
-        false => Answer::new(401).header("www-authenticate", "Basic realm=\"x\""),
-    })
-    .await;
-    let origin = Server::start(|_, r| match r.path.contains("/blobs/") {
-        true => Answer::part(&blob().0, r.from()),
-        false if r.path.contains("absent") => Answer::new(404),
-        false => manifest(),
-    })
-    .await;
-    let dir = tempfile::tempdir().unwrap();
-    let of = dir.path().join("registry.example.org");
-    std::fs::create_dir(&of).unwrap();
-    let hosts = format!("server = \"http://{}\"\n[host.\"http://{}\"]\n", origin.address, mirror.address);
-    std::fs::write(of.join("hosts.toml"), hosts).unwrap();
-    let client = client(dir.path().to_str().unwrap());
-    let reference = Reference::parse("registry.example.org/team/app:v1").unwrap();
-    let auth = password("registry.example.org");
-    client.manifest(&reference, "v1", Some(&auth)).await.unwrap();
-    let (bytes, digest) = blob();
-    let got = client.blob_bytes(&reference, digest, bytes.len() as u64, Some(&auth)).await.unwrap();
-    assert!(&got == bytes);
-    assert!(mirror.seen()[0].path.ends_with("?ns=registry.example.org"));
-    let error = client.manifest(&Reference::parse("registry.example.org/x").unwrap(), "absent", None).await;
-    let error = error.unwrap_err();
-    assert_eq!(error.kind(), Kind::NotFound, "the registry's own answer counts");
-    assert!(
-        error.to_string().contains("mirrors failed before") && error.to_string().contains("401"),
-        "{error}"
-    );
-    assert!(mirror.seen().iter().all(|r| r.header("authorization").is_none()));
-    assert!(origin.seen().iter().any(|r| r.from() > 0), "the origin goes on where the mirror broke");
 }
