@@ -10,7 +10,7 @@ use crate::blob;
 use crate::entries;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
-use crate::limits::Budget;
+use crate::limits::Allowance;
 use crate::record::LayerRecord;
 use crate::store::Store;
 use crate::trash::Scratch;
@@ -67,7 +67,7 @@ impl Store {
     ) -> Result<()> {
         let compression = layer.blob.compression().map_err(|e| Error::invalid(e.to_string()))?;
         let limits = &self.options.limits;
-        let mut budget = Budget::new(limits, layer.blob.size, lease)
+        let mut budget = Allowance::new(limits, layer.blob.size, lease)
             .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
         let spend = |bytes| budget.spend(bytes);
         let beyond = &AtomicBool::new(false);

@@ -1,4 +1,4 @@
-//! `strata gc`, `strata image prune`
+//! `strata gc`
 
 use super::Context;
 use crate::error::Result;
@@ -11,16 +11,9 @@ pub(crate) struct Args {
     /// Only say what would be removed
     #[arg(long)]
     dry_run: bool,
-    /// Say why an image, a layer or a blob is kept
+    /// Say why an image, a layer, a blob or a container is kept; a name, an ID or the beginning of one
     #[arg(long, value_name = "ID", conflicts_with = "dry_run")]
     explain: Option<String>,
-}
-
-#[derive(Debug, clap::Args)]
-pub(crate) struct Prune {
-    /// Accepted for Docker's sake: nothing that has a name is removed, so there is nothing to ask
-    #[arg(short, long)]
-    force: bool,
 }
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
@@ -32,13 +25,6 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
         return Ok(0);
     }
     Output::Stdout.bytes(report(&answer, args.dry_run).as_bytes())?;
-    Ok(0)
-}
-
-pub(crate) async fn prune(_: &Prune, context: &Context) -> Result<i32> {
-    let mut client = context.client().await?;
-    let answer = client.gc(GcRequest { dry_run: false, explain: String::new() }).await?.into_inner();
-    Output::Stdout.bytes(report(&answer, false).as_bytes())?;
     Ok(0)
 }
 

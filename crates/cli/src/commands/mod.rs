@@ -15,6 +15,7 @@ mod kill;
 mod load;
 mod logs;
 mod pods;
+mod prune;
 mod ps;
 mod pull;
 mod push;
@@ -141,8 +142,8 @@ enum ImageCommand {
     Rm(rmi::Args),
     /// Give an image another name
     Tag(tag::Args),
-    /// Remove layers and blobs that no image needs
-    Prune(gc::Prune),
+    /// Remove images that no container stands on
+    Prune(prune::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -247,7 +248,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<i32> {
         C::Rmi(a) | C::Image(I::Rm(a)) => rmi::run(&a, context).await,
         C::Pods(a) => pods::run(&a, context).await,
         C::Gc(a) => gc::run(&a, context).await,
-        C::Image(I::Prune(a)) => gc::prune(&a, context).await,
+        C::Image(I::Prune(a)) => prune::run(&a, context).await,
         C::System(S::Df(a)) => system_df::run(&a, context).await,
         C::Info(a) | C::System(S::Info(a)) => info::run(&a, context).await,
         C::Version(a) => version::run(&a, context).await,

@@ -9,7 +9,7 @@ use crate::{units, when};
 use jiff::Timestamp;
 use serde_json::{Value, json};
 use strata_api::debug::system_df_response::Row;
-use strata_api::debug::{Container, Image, Layer, SystemDfRequest, SystemDfResponse};
+use strata_api::debug::{Container, Image, SystemDfRequest, SystemDfResponse};
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -49,6 +49,17 @@ const CONTAINERS: [Column; 8] = [
     ("NAMES", "Names"),
 ];
 const LAYERS: [Column; 3] = [("LAYER", "Key"), ("SIZE", "Size"), ("IMAGES", "Images")];
+const BLOBS: [Column; 3] = [("BLOB", "Key"), ("SIZE", "Size"), ("IMAGES", "Images")];
+const VOLUMES: [Column; 3] = [("VOLUME NAME", "Name"), ("LINKS", "Links"), ("SIZE", "Size")];
+const CACHE: [Column; 7] = [
+    ("CACHE ID", "ID"),
+    ("CACHE TYPE", "CacheType"),
+    ("SIZE", "Size"),
+    ("CREATED", "CreatedSince"),
+    ("LAST USED", "LastUsedSince"),
+    ("USAGE", "UsageCount"),
+    ("SHARED", "Shared"),
+];
 
 pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
     let mut client = context.client().await?;
@@ -84,19 +95,34 @@ fn reclaimable(row: &Row) -> String {
 fn verbose(answer: &SystemDfResponse, now: Timestamp) -> Result<String> {
     let images: Vec<Value> = answer.images.iter().flat_map(|i| image(i, now)).collect();
     let containers: Vec<Value> = answer.containers.iter().map(|c| container(c, now)).collect();
-    let layers: Vec<Value> = answer.layers.iter().map(layer).collect();
+    let part = |key: &str, disk, images: &[String]| {
+        let images: Vec<&str> = images.iter().map(|i| crate::names::familiar(i)).collect();
+        json!({ "Key": key, "Size": units::short_size(disk), "Images": images.join(", ") })
+    };
+    let layers = answer.layers.iter().map(|l| part(&l.key, l.disk, &l.images)).collect();
+    let blobs = answer.blobs.iter().map(|b| part(&b.digest, b.disk, &b.images)).collect();
+    let cache = answer.rows.iter().find(|row| row.r#type == "Build Cache").map_or(0, |row| row.size);
+    let cache = format!("Build cache usage: {}", units::long_size(cache));
+    let heading = |what: &str| format!("{what} space usage:");
     let sections = [
-        ("Images", &IMAGES[..], images),
-        ("Containers", &CONTAINERS[..], containers),
-        ("Layers", &LAYERS[..], layers),
+        (heading("Images"), &IMAGES[..], images),
+        (heading("Containers"), &CONTAINERS[..], containers),
+        (heading("Local Volumes"), &VOLUMES[..], Vec::new()),
+        (cache, &CACHE[..], Vec::new()),
+        (heading("Layers"), &LAYERS[..], layers),
+        (heading("Blobs"), &BLOBS[..], blobs),
     ];
     let mut text = String::new();
-    for (name, columns, lines) in sections {
+    for (heading, columns, lines) in sections {
         let table = listing::text(None, columns, &lines)?;
-        text.push_str(&format!("{name} space usage:\n\n{table}\n"));
+        text.push_str(&format!("{heading}\n\n{table}\n"));
     }
-    // A blank line stands between sections only.
-    text.pop();
+    // Layers, blobs and these are what the images take up together.
+    text.push_str(&format!("Names of images: {}\n", units::short_size(answer.names)));
+    if answer.trash > 0 {
+        let trash = units::short_size(answer.trash);
+        text.push_str(&format!("Being deleted, and counted nowhere above: {trash}\n"));
+    }
     Ok(text)
 }
 
@@ -109,7 +135,7 @@ fn image(i: &Image, now: Timestamp) -> Vec<Value> {
                 "Tag": tag,
                 "ID": short_id(&i.id),
                 "CreatedSince": when::ago(i.created_at, now),
-                "Size": units::short_size(i.size),
+                "Size": units::short_size(i.disk),
                 "SharedSize": units::short_size(i.shared_size),
                 "UniqueSize": units::short_size(i.unique_size),
                 "Containers": i.containers.to_string(),
@@ -122,14 +148,9 @@ fn container(c: &Container, now: Timestamp) -> Value {
     let mut line = ps::line(c, false, now);
     if let Value::Object(line) = &mut line {
         line.insert("LocalVolumes".into(), "0".into());
-        line.insert("WritableSize".into(), units::short_size(c.size_rw).into());
+        line.insert("WritableSize".into(), units::short_size(c.disk).into());
     }
     line
-}
-
-fn layer(l: &Layer) -> Value {
-    let images: Vec<String> = l.images.iter().map(|i| crate::names::familiar(i).to_owned()).collect();
-    json!({ "Key": l.key, "Size": units::short_size(l.size), "Images": images.join(", ") })
 }
 
 #[cfg(test)]
@@ -151,6 +172,12 @@ mod tests {
     fn sections_have_headings() {
         let text = verbose(&SystemDfResponse::default(), Timestamp::now()).unwrap();
         assert!(text.starts_with("Images space usage:\n\nREPOSITORY   TAG "));
-        assert!(text.ends_with("Layers space usage:\n\nLAYER     SIZE      IMAGES\n"));
+        assert!(
+            text.contains("\n\nLayers space usage:\n\nLAYER     SIZE      IMAGES\n\nBlobs space usage:\n")
+        );
+        assert!(text.ends_with("Names of images: 0B\n"), "{text}");
+        let deleting = SystemDfResponse { trash: 2_000_000, ..SystemDfResponse::default() };
+        let text = verbose(&deleting, Timestamp::now()).unwrap();
+        assert!(text.ends_with("Being deleted, and counted nowhere above: 2MB\n"), "{text}");
     }
 }
