@@ -1,17 +1,17 @@
 //! A container's writable layer becomes a layer and an image.
 
+use crate::chunks::{Chunks, Fan, channel};
 use crate::error::{Context, Error, Result};
 use crate::history::{now, rfc3339};
 use crate::image::{Image, NewImage};
 use crate::index::Lease;
-use crate::ingest::{Chunks, Fan};
 use crate::pack::pack;
 use crate::record::Origin;
 use crate::store::Store;
 use crate::trash::Scratch;
 use crate::unpack::unpack;
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::sync::Arc;
 use strata_oci::config::{Execution, History, ImageConfig};
 use strata_oci::digest::Hasher;
@@ -106,13 +106,14 @@ impl Store {
         let limits = &self.options.limits;
         // The record names the digest, which is only known at the end.
         let unknown = Digest::sha256_of(b"");
+        let share = self.buffers.share();
         let (blob, diff_id, mut unpacked) = std::thread::scope(|scope| {
-            let (to_compress, tar) = Fan::channel();
-            let (to_unpack, mut tar_again) = Fan::channel();
+            let (to_compress, tar) = channel();
+            let (to_unpack, mut tar_again) = channel();
             let compressing = scope.spawn(move || compress(tar, file));
             let unpacking = scope.spawn(move || unpack(fs, &mut tar_again, &unknown, limits, None));
             let produced = {
-                let mut fan = Fan::new(vec![to_compress, to_unpack]);
+                let mut fan = Fan::new(vec![to_compress, to_unpack], share.supply());
                 produce(&mut fan).and_then(|()| Ok(fan.flush()?))
             };
             let stage = |_| Error::damaged("a stage of the pipeline panicked; this is a bug");
@@ -129,19 +130,15 @@ impl Store {
     }
 }
 
-fn compress(mut tar: Chunks, file: File) -> Result<(Descriptor, Digest)> {
+fn compress(tar: Chunks, file: File) -> Result<(Descriptor, Digest)> {
     let mut gzip = flate2::write::GzEncoder::new(
         Counted { file, hasher: Hasher::sha256(), size: 0 },
         flate2::Compression::default(),
     );
-    let (mut hasher, mut buffer) = (Hasher::sha256(), vec![0; 96 << 10]);
-    loop {
-        let n = tar.read(&mut buffer)?;
-        if n == 0 {
-            break;
-        }
-        hasher.update(&buffer[..n]);
-        gzip.write_all(&buffer[..n]).context(|| "write blob".into())?;
+    let mut hasher = Hasher::sha256();
+    for chunk in tar {
+        hasher.update(&chunk);
+        gzip.write_all(&chunk).context(|| "write blob".into())?;
     }
     let written = gzip.finish().context(|| "write blob".into())?;
     let blob =

@@ -4,9 +4,12 @@
 //!   source ─▶ digest, blob file ─▶ decompress ─┬▶ diff ID
 //!                                              └▶ unpack
 //! ```
-//! Each stage is a thread; a few chunks lie between two of them, so memory is bounded and both cores are busy.
+//! Each stage is a thread, so that one large layer keeps several cores busy. What lies between them are buffers of which
+//! there are so many ([`chunks`](crate::chunks)), so memory is bounded however many layers come at once. A tar that is not
+//! compressed goes to the last stage at once: its digest is its diff ID.
 
 use crate::blob;
+use crate::chunks::{Chunks, Sender, Share, Supply, channel};
 use crate::entries;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
@@ -19,14 +22,13 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use strata_oci::digest::{Digest, Hasher};
+use std::thread::{Builder, Scope, ScopedJoinHandle};
+use strata_oci::digest::{Algorithm, Digest, Hasher};
 use strata_oci::{Compression, Descriptor};
+use strata_sys::durable;
 
-/// How much travels at a time: below the size from which the allocator maps and unmaps memory for each.
-const CHUNK: usize = 96 << 10;
-/// How many chunks lie between two stages.
-const DEPTH: usize = 16;
+/// How much of a blob is written before the disk is told to begin: the sync at the end of a pull then finds it nearly done.
+const WRITE_OUT: u64 = 8 << 20;
 
 /// A layer that is about to be fetched.
 #[derive(Clone, Copy, Debug)]
@@ -46,10 +48,8 @@ pub enum Progress {
     Unpacking,
 }
 
-type Chunk = Arc<[u8]>;
-
 impl Store {
-    /// Whether a layer is here; if so, the lease keeps it.
+    /// Whether a layer is here, with what its place in an image may ask for; if so, the lease keeps it.
     pub fn has_layer(&self, lease: &Lease, diff_id: &Digest) -> bool {
         self.hold_layer_for_any_place(lease, diff_id)
     }
@@ -67,39 +67,37 @@ impl Store {
     ) -> Result<()> {
         let compression = layer.blob.compression().map_err(|e| Error::invalid(e.to_string()))?;
         let limits = &self.options.limits;
-        let mut budget = Allowance::new(limits, layer.blob.size, lease)
+        let mut allowance = Allowance::new(limits, layer.blob.size, lease)
             .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
-        let spend = |bytes| budget.spend(bytes);
         let beyond = &AtomicBool::new(false);
         let blob_file = Scratch::new(&self.layout, "blob");
         let layer_dir = Scratch::new(&self.layout, "layer");
         let fs = self.make_layer_dir(&layer_dir)?;
+        let share = self.buffers.share();
         let unpacked = std::thread::scope(|scope| {
-            let (to_inflate, compressed) = sync_channel::<Chunk>(DEPTH);
-            let (to_hash, tar) = sync_channel::<Chunk>(DEPTH);
-            let (to_unpack, tar_again) = sync_channel::<Chunk>(DEPTH);
-            let inflating = scope.spawn(move || {
-                let window_log = limits.zstd_window_log;
-                let inflated = inflate(compressed, compression, window_log, spend, &[to_hash, to_unpack]);
-                noting(beyond, inflated)
-            });
-            let hashing = scope.spawn(move || hash(&tar));
-            let unpacking = scope.spawn(move || {
-                noting(beyond, unpack(fs, &mut Chunks::new(tar_again), layer.diff_id, limits, None))
-            });
-            let read = receive(layer.blob, source, &blob_file, to_inflate, beyond, progress);
-            let inflated = joined(inflating.join());
-            let diff_id = joined(hashing.join());
-            let unpacked = joined(unpacking.join());
+            let (to_unpack, mut tar) = channel();
+            let unpacking = stage(scope, "unpack", move || {
+                noting(beyond, unpack(fs, &mut tar, layer.diff_id, limits, None))
+            })?;
+            let inflater = Inflater {
+                compression,
+                window_log: limits.zstd_window_log,
+                allowance: &mut allowance,
+                beyond,
+            };
+            let (read, diff_id) =
+                read_and_inflate(scope, layer.blob, inflater, &share, to_unpack, |supply, out| {
+                    receive(layer.blob, source, &blob_file, supply, out, beyond, progress)
+                })?;
+            let unpacked = joined(unpacking);
             // What came first in the pipeline is what went wrong; the stages after it only saw its end.
             read?;
             // Unpacking fails before inflating does where it stops reading.
-            let unpacked = match (unpacked, inflated) {
-                (Err(e), Ok(())) | (Ok(_), Err(e)) => Err(e),
+            let (unpacked, diff_id) = match (unpacked, diff_id) {
+                (Err(e), Ok(_)) | (Ok(_), Err(e)) => Err(e),
                 (Err(unpacking), Err(e)) => Err(e.and(&unpacking)),
-                (Ok(u), Ok(())) => Ok(u),
+                (Ok(unpacked), Ok(diff_id)) => Ok((unpacked, diff_id)),
             }?;
-            let diff_id = diff_id?;
             if diff_id != *layer.diff_id {
                 return Err(Error::invalid(format!(
                     "the uncompressed layer has the digest {diff_id}, the image config says {}",
@@ -109,7 +107,7 @@ impl Store {
             Ok(unpacked)
         })
         .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
-        budget.keep();
+        allowance.keep();
         // A layer that is here is not fetched again: its blob must be here by then.
         self.publish_blob(lease, &layer.blob.digest, &blob_file, layer.blob.size)?;
         self.publish_unpacked(lease, layer.diff_id, &layer_dir, unpacked)?;
@@ -192,8 +190,47 @@ fn noting<T>(beyond: &AtomicBool, result: Result<T>) -> Result<T> {
     result
 }
 
-fn joined<T>(result: std::thread::Result<Result<T>>) -> Result<T> {
+/// A stage of the pipeline: a thread by this name.
+fn stage<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    name: &str,
+    work: impl FnOnce() -> Result<T> + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
+    let thread = Builder::new().name(format!("strata-{name}")).spawn_scoped(scope, work);
+    thread.context(|| format!("start the thread that is to {name}"))
+}
+
+fn joined<T>(stage: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
+    let result = stage.join();
     result.unwrap_or_else(|_| Err(Error::damaged("a stage of the pipeline panicked; this is a bug")))
+}
+
+/// The stages before unpacking. Of what came out: whether the source was read, and the digest of the tar.
+fn read_and_inflate<'scope, 'l: 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    blob: &Descriptor,
+    inflater: Inflater<'scope, 'l>,
+    share: &Share<'_>,
+    to_unpack: Sender,
+    receive: impl FnOnce(Supply, Vec<Sender>) -> Result<()>,
+) -> Result<(Result<()>, Result<Digest>)> {
+    if inflater.compression == Compression::None && blob.digest.algorithm() == Algorithm::Sha256 {
+        inflater.allowance.spend(usize::try_from(blob.size).unwrap_or(usize::MAX))?;
+        let read = receive(share.supply(), vec![to_unpack]);
+        return Ok((read, Ok(blob.digest.clone())));
+    }
+    let (for_blob, for_tar) = share.supplies();
+    let (to_inflate, compressed) = channel();
+    let (to_hash, tar) = channel();
+    let hashing = stage(scope, "hash", move || Ok(hash(tar)))?;
+    let inflating = stage(scope, "inflate", move || {
+        let beyond = inflater.beyond;
+        noting(beyond, inflater.run(compressed, for_tar, &[to_hash, to_unpack]))
+    })?;
+    let read = receive(for_blob, vec![to_inflate]);
+    let inflated = joined(inflating);
+    let diff_id = joined(hashing);
+    Ok((read, inflated.and(diff_id)))
 }
 
 /// Reads the source to its end, whatever the stages after it do: only then is it known whether the bytes were right. If
@@ -202,33 +239,33 @@ fn receive(
     expected: &Descriptor,
     source: &mut (dyn Read + Send),
     blob_file: &Scratch,
-    out: SyncSender<Chunk>,
+    mut supply: Supply,
+    mut out: Vec<Sender>,
     beyond: &AtomicBool,
     progress: &(dyn Fn(Progress) + Sync),
 ) -> Result<()> {
-    let mut file = File::create_new(blob_file.path()).context(|| "create blob".into())?;
+    let mut file = WrittenOut::create(blob_file)?;
     let mut hasher = Hasher::new(expected.digest.algorithm());
-    let (mut buffer, mut total, mut out) = (vec![0; CHUNK], 0_u64, Some(out));
-    loop {
-        let n = source.read(&mut buffer).map_err(|e| Error::new(Kind::Io, e.to_string()))?;
-        if n == 0 {
-            break;
+    let (mut total, mut ended) = (0_u64, false);
+    while !ended {
+        let mut chunk = supply.chunk();
+        while !chunk.is_full() && !ended {
+            let n = chunk.read_from(source).map_err(|e| Error::new(Kind::Io, e.to_string()))?;
+            ended = n == 0;
+            total += n as u64;
+            if total > expected.size {
+                return Err(Error::invalid(format!(
+                    "it has more than the {} bytes its manifest says",
+                    expected.size
+                )));
+            }
+            progress(Progress::Read(total));
         }
-        total += n as u64;
-        if total > expected.size {
-            return Err(Error::invalid(format!(
-                "it has more than the {} bytes its manifest says",
-                expected.size
-            )));
-        }
-        hasher.update(&buffer[..n]);
-        file.write_all(&buffer[..n]).context(|| "write blob".into())?;
-        if let Some(sender) = &out
-            && sender.send(buffer[..n].into()).is_err()
-        {
-            out = None;
-        }
-        progress(Progress::Read(total));
+        let chunk = Arc::new(chunk);
+        // The next stage begins with it while it is hashed and written here.
+        out.retain(|stage| stage.send(chunk.clone()).is_ok());
+        hasher.update(&chunk);
+        file.write(&chunk)?;
         if beyond.load(Ordering::Relaxed) {
             return Ok(());
         }
@@ -244,107 +281,70 @@ fn receive(
     Ok(())
 }
 
-fn inflate(
-    compressed: Receiver<Chunk>,
+/// A long file that goes to the disk while it is being written.
+struct WrittenOut {
+    file: File,
+    at: u64,
+    begun: u64,
+}
+
+impl WrittenOut {
+    fn create(scratch: &Scratch) -> Result<Self> {
+        let file = File::create_new(scratch.path()).context(|| "create blob".into())?;
+        Ok(Self { file, at: 0, begun: 0 })
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).context(|| "write blob".into())?;
+        self.at += bytes.len() as u64;
+        if self.at - self.begun >= WRITE_OUT {
+            durable::start_writing(&self.file, self.begun, self.at - self.begun);
+            self.begun = self.at;
+        }
+        Ok(())
+    }
+}
+
+/// The stage that makes the tar of what was fetched, within bounds.
+struct Inflater<'a, 'l> {
     compression: Compression,
     window_log: u32,
-    mut spend: impl FnMut(usize) -> Result<()>,
-    out: &[SyncSender<Chunk>],
-) -> Result<()> {
-    let chunks = Chunks::new(compressed);
-    let mut tar: Box<dyn Read> = match compression {
-        Compression::None => Box::new(chunks),
-        Compression::Gzip => Box::new(flate2::read::MultiGzDecoder::new(chunks)),
-        Compression::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::new(chunks).context(|| "zstd".into())?;
-            decoder.window_log_max(window_log).context(|| "limits.zstd_window_log".into())?;
-            Box::new(decoder)
-        }
-    };
-    let mut buffer = vec![0; CHUNK];
-    loop {
-        let n = tar.read(&mut buffer).context(|| "decompress".into())?;
-        if n == 0 {
-            return Ok(());
-        }
-        spend(n)?;
-        let chunk: Chunk = buffer[..n].into();
-        // A stage that has failed reports it itself, and nothing more is worth doing.
-        if out.iter().any(|stage| stage.send(chunk.clone()).is_err()) {
-            return Ok(());
-        }
-    }
+    allowance: &'a mut Allowance<'l>,
+    beyond: &'a AtomicBool,
 }
 
-fn hash(tar: &Receiver<Chunk>) -> Result<Digest> {
-    let mut hasher = Hasher::sha256();
-    tar.iter().for_each(|chunk| hasher.update(&chunk));
-    Ok(hasher.finish())
-}
-
-/// The receiving end of a stage as a reader.
-pub(crate) struct Chunks {
-    from: Receiver<Chunk>,
-    chunk: Chunk,
-    at: usize,
-}
-
-impl Chunks {
-    pub(crate) fn new(from: Receiver<Chunk>) -> Self {
-        Self { from, chunk: Arc::new([]), at: 0 }
-    }
-}
-
-impl Read for Chunks {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        while self.at == self.chunk.len() {
-            match self.from.recv() {
-                Ok(chunk) => (self.chunk, self.at) = (chunk, 0),
-                Err(_) => return Ok(0),
+impl Inflater<'_, '_> {
+    fn run(self, compressed: Chunks, mut supply: Supply, out: &[Sender]) -> Result<()> {
+        let mut tar: Box<dyn Read> = match self.compression {
+            Compression::None => Box::new(compressed),
+            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(compressed)),
+            Compression::Zstd => {
+                let zstd = zstd::stream::read::Decoder::with_buffer(compressed);
+                let mut decoder = zstd.context(|| "zstd".into())?;
+                decoder.window_log_max(self.window_log).context(|| "limits.zstd_window_log".into())?;
+                Box::new(decoder)
             }
-        }
-        let n = out.len().min(self.chunk.len() - self.at);
-        out[..n].copy_from_slice(&self.chunk[self.at..self.at + n]);
-        self.at += n;
-        Ok(n)
-    }
-}
-
-/// The sending end of several stages as a writer.
-pub(crate) struct Fan {
-    to: Vec<SyncSender<Chunk>>,
-    buffer: Vec<u8>,
-}
-
-impl Fan {
-    pub(crate) fn channel() -> (SyncSender<Chunk>, Chunks) {
-        let (send, receive) = sync_channel(DEPTH);
-        (send, Chunks::new(receive))
-    }
-
-    pub(crate) fn new(to: Vec<SyncSender<Chunk>>) -> Self {
-        Self { to, buffer: Vec::with_capacity(CHUNK) }
-    }
-}
-
-impl Write for Fan {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let n = bytes.len().min(CHUNK - self.buffer.len());
-        self.buffer.extend_from_slice(&bytes[..n]);
-        if self.buffer.len() == CHUNK {
-            self.flush()?;
-        }
-        Ok(n)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        if !self.buffer.is_empty() {
-            let chunk: Chunk = self.buffer.as_slice().into();
-            self.buffer.clear();
-            for stage in &self.to {
-                let _ = stage.send(chunk.clone());
+        };
+        let mut ended = false;
+        while !ended {
+            let mut chunk = supply.chunk();
+            while !chunk.is_full() && !ended {
+                let n = chunk.read_from(&mut *tar).context(|| "decompress".into())?;
+                ended = n == 0;
+                self.allowance.spend(n)?;
+            }
+            let chunk = Arc::new(chunk);
+            // A stage that has failed reports it itself, and nothing more is worth doing.
+            if out.iter().any(|stage| stage.send(chunk.clone()).is_err()) {
+                return Ok(());
             }
         }
         Ok(())
     }
+}
+
+fn hash(tar: Chunks) -> Digest {
+    let mut hasher = Hasher::sha256();
+    tar.for_each(|chunk| hasher.update(&chunk));
+    hasher.finish()
 }

@@ -20,6 +20,7 @@
 
 mod archive;
 mod blob;
+mod chunks;
 mod commit;
 mod compose;
 mod containers;

@@ -1,5 +1,6 @@
 //! Opening the store: the lock, and the index rebuilt from the directories.
 
+use crate::chunks::Buffers;
 use crate::error::{Context, Error, Kind, Result};
 use crate::image::Image;
 use crate::index::{BlobFile, ContainerUse, Index, Inner, Lease};
@@ -27,6 +28,8 @@ pub struct Store {
     pub(crate) layout: Arc<Layout>,
     pub(crate) index: Arc<Index>,
     pub(crate) options: Options,
+    /// What all pipelines that run have to share.
+    pub(crate) buffers: Buffers,
     /// Held during a sync that a ref depends on.
     pub(crate) syncing: Mutex<()>,
     /// Held while the store is checked.
@@ -98,6 +101,7 @@ impl Store {
             layout,
             index,
             options,
+            buffers: Buffers::default(),
             syncing: Mutex::default(),
             checking: Mutex::default(),
             protection: Mutex::default(),

@@ -5,7 +5,7 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use rustix::io::Errno;
 use std::ffi::{OsStr, OsString};
 use std::io::Write;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 /// Opens a directory to work in and to sync.
@@ -84,6 +84,15 @@ pub fn sync_dir(dir: impl AsFd) -> Result<()> {
 /// (syncfs(2), Linux 5.8): open it before the first write.
 pub fn syncfs(fd: impl AsFd) -> Result<()> {
     rustix::fs::syncfs(fd).call(|| "syncfs".into())
+}
+
+/// Begins to write part of a file to disk and does not wait for it (sync_file_range(2)); `len` in bytes. A hint for a later
+/// [`syncfs`], which tells of errors: this promises nothing, and file systems without it do without.
+pub fn start_writing(file: impl AsFd, from: u64, len: u64) {
+    let (Ok(from), Ok(len)) = (libc::off64_t::try_from(from), libc::off64_t::try_from(len)) else { return };
+    // SAFETY: the descriptor is borrowed and so open during the call, which takes no pointers.
+    let _ =
+        unsafe { libc::sync_file_range(file.as_fd().as_raw_fd(), from, len, libc::SYNC_FILE_RANGE_WRITE) };
 }
 
 /// Makes a directory by a trusted path, and its parents; those that exist are left as they are.
