@@ -43,9 +43,10 @@ impl Store {
         let lease = self.lease(&format!("commit of container {container}"))?;
         let (image, stack) = self.container_image(container)?;
         let upper = durable::open_dir(&self.upper(container))?;
+        let root = self.stack_records(&stack)?.iter().find_map(|r| r.root.clone());
         let (blob, diff_id) = self.pack_layer(&lease, |out| {
             let below = self.view(&stack, true)?;
-            pack(&upper, &below, out)
+            pack(&upper, &below, root.as_ref(), out)
         })?;
         let layers = image.layers.iter().map(|l| l.blob.clone()).chain([blob]).collect();
         self.commit_on_top(&lease, &image, layers, diff_id, options)

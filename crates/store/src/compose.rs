@@ -13,6 +13,7 @@ use crate::index::Lease;
 use crate::record::LayerRecord;
 use crate::store::Store;
 use crate::trash::Scratch;
+use crate::unpack::Attrs;
 use crate::xattr;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat};
 use rustix::io::Errno;
@@ -20,7 +21,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use strata_oci::{Descriptor, Digest, config};
-use strata_sys::mount::{Attrs, Overlay};
+use strata_sys::mount::{self, Overlay};
 use strata_sys::path::{Root, fd_path};
 
 /// How often a lookup is repeated that lost a race against a rename (openat2(2), `EAGAIN`).
@@ -129,8 +130,9 @@ impl Store {
         }
         lowers.push(empty.path());
         let overlay = Overlay { lowers: &lowers, upper: None, volatile: false };
-        let mount =
-            overlay.mount(Attrs { readonly: true, ..Attrs::default() }).context(|| "overlay".into())?;
+        let mount = overlay
+            .mount(mount::Attrs { readonly: true, ..mount::Attrs::default() })
+            .context(|| "overlay".into())?;
         Ok(View { root: Root::from_fd(mount), _empty: empty })
     }
 
@@ -190,9 +192,11 @@ fn makes_difference(base: &LayerRecord, below: &View) -> Result<bool> {
     Ok(false)
 }
 
-/// Whether a directory is as the unpacker makes one that nobody lists, but for its time.
+/// Whether a directory is as the unpacker makes one that nobody lists.
 fn is_plain(stat: &Stat, path: &[u8], below: &View) -> Result<bool> {
-    if (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) != (0o755, 0, 0) {
+    let plain = Attrs::unlisted();
+    let same_time = (stat.st_mtime, u32::try_from(stat.st_mtime_nsec).unwrap_or(0)) == plain.mtime;
+    if (stat.st_mode & 0o7777, stat.st_uid, stat.st_gid) != (plain.mode, plain.uid, plain.gid) || !same_time {
         return Ok(false);
     }
     let fd = below.root().resolve(OsStr::from_bytes(path), OFlags::PATH | OFlags::NOFOLLOW)?;

@@ -3,22 +3,29 @@
 use crate::compose::View;
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
+use crate::record::RootAttrs;
 use crate::walk::{Item, walk};
 use crate::xattr;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use strata_oci::whiteout;
 use tar::{Builder, EntryType, Header};
 
-/// Writes the tar of an upper directory; `below` is what it was stacked on.
+/// Writes the tar of an upper directory; `below` is what it was stacked on, `root` what the image says of its root.
 ///
 /// # Errors
 /// If a name cannot be said in a layer, or the disk fails.
-pub(crate) fn pack(upper: &OwnedFd, below: &View, out: &mut dyn Write) -> Result<()> {
+pub(crate) fn pack(
+    upper: &OwnedFd,
+    below: &View,
+    root: Option<&RootAttrs>,
+    out: &mut dyn Write,
+) -> Result<()> {
     let mut packer = Packer { tar: Builder::new(out), below, links: HashMap::new() };
+    packer.root(upper, root)?;
     walk(upper, &mut |item| {
         packer.item(item).map_err(|e| e.context(format!("pack {:?}", escape(item.path))))
     })?;
@@ -34,6 +41,24 @@ struct Packer<'a> {
 }
 
 impl Packer<'_> {
+    /// The root is listed only if the container has changed its attributes: its time changes with whatever is made in it.
+    fn root(&mut self, upper: &OwnedFd, listed: Option<&RootAttrs>) -> Result<()> {
+        let stat = rustix::fs::fstat(upper).map_err(std::io::Error::from)?;
+        let item = Item { path: b".", dir: upper.as_fd(), name: b".", stat };
+        let xattrs = xattr::list(&item.proc_path())?;
+        let now = (item.stat.st_mode & 0o7777, item.stat.st_uid, item.stat.st_gid);
+        let same = listed.map_or(now == (0o755, 0, 0) && xattrs.is_empty(), |l| {
+            let xattrs = xattrs.iter().map(|(name, value)| (name.to_bytes(), value));
+            now == (l.mode, l.uid, l.gid)
+                && xattrs.eq(l.xattrs.iter().map(|(name, value)| (name.as_bytes(), value)))
+        });
+        if same {
+            return Ok(());
+        }
+        let header = self.header(&item, EntryType::Directory, 0)?;
+        self.append(header, b"./", std::io::empty())
+    }
+
     fn item(&mut self, item: &Item<'_>) -> Result<bool> {
         if item.name.starts_with(whiteout::PREFIX) {
             return Err(Error::invalid("names that start with .wh. mean deletion in a layer; rename it"));
@@ -45,7 +70,16 @@ impl Packer<'_> {
             }
             return Ok(false);
         }
-        match item.file_type() {
+        let kind = item.file_type();
+        if kind != FileType::Directory && item.stat.st_nlink > 1 {
+            if let Some(first) = self.links.get(&item.stat.st_ino).cloned() {
+                let header = self.header(item, EntryType::Link, 0)?;
+                self.append_link(header, item.path, &first)?;
+                return Ok(true);
+            }
+            self.links.insert(item.stat.st_ino, item.path.to_vec());
+        }
+        match kind {
             FileType::Directory => self.directory(item)?,
             FileType::Symlink => {
                 let target =
@@ -79,13 +113,6 @@ impl Packer<'_> {
     }
 
     fn file(&mut self, item: &Item<'_>) -> Result<()> {
-        if item.stat.st_nlink > 1 {
-            if let Some(first) = self.links.get(&item.stat.st_ino).cloned() {
-                let header = self.header(item, EntryType::Link, 0)?;
-                return self.append_link(header, item.path, &first);
-            }
-            self.links.insert(item.stat.st_ino, item.path.to_vec());
-        }
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let fd =
             rustix::fs::openat(item.dir, item.name, flags, Mode::empty()).map_err(std::io::Error::from)?;

@@ -8,6 +8,7 @@ use rustix::fs::OFlags;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use strata_oci::whiteout;
 use strata_sys::path::Root;
 
 /// As the kernel does it (path_resolution(7)).
@@ -58,7 +59,10 @@ pub(super) fn clean(path: &[u8]) -> Result<Vec<Vec<u8>>> {
                 parts.pop().ok_or_else(|| Error::invalid("the path leaves the layer"))?;
             }
             _ if part.contains(&0) => return Err(Error::invalid("the path has a zero byte")),
-            _ if part.len() > 255 => return Err(Error::invalid("a path component has more than 255 bytes")),
+            // A whiteout's name never becomes one of a file.
+            _ if part.strip_prefix(whiteout::PREFIX).unwrap_or(part).len() > 255 => {
+                return Err(Error::invalid("a path component has more than 255 bytes"));
+            }
             _ => parts.push(part.to_vec()),
         }
     }

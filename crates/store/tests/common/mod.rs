@@ -180,6 +180,17 @@ pub fn mount(store: &Store, id: &str) -> Mounted {
     Mounted(Root::from_fd(overlay.mount(Attrs::default()).unwrap()))
 }
 
+/// A new container's root file system without what the runtime adds below the image.
+pub fn mount_bare(store: &Store, n: u8, image: &Image) -> Root {
+    let id = format!("{n:02x}").repeat(32);
+    let lease = store.lease("test").unwrap();
+    let s = store.create_snapshot(&lease, &id, image).unwrap();
+    store.put_container(&id, b"{\"name\":\"test\"}").unwrap();
+    let lowers = &s.lowers[..s.lowers.len() - 1];
+    let overlay = Overlay { lowers, upper: Some((&s.upper, &s.work)), volatile: false };
+    Root::from_fd(overlay.mount(Attrs::default()).unwrap())
+}
+
 pub fn layers_on_disk(dir: &Path) -> usize {
     std::fs::read_dir(dir.join("store/layers")).unwrap().count()
 }
