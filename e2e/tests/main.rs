@@ -3,6 +3,7 @@
 mod contract;
 mod crash;
 mod descriptors;
+mod fsck;
 mod layers;
 mod lifecycle;
 mod limits;

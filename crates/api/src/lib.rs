@@ -12,5 +12,7 @@ pub mod debug {
     tonic::include_proto!("strata.debug.v1");
 }
 
+mod text;
+
 /// The serialized `google.protobuf.FileDescriptorSet` of both packages.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptors.bin"));

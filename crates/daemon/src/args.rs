@@ -1,7 +1,7 @@
 //! The command line.
 
 use crate::config::{Config, ConfigError, LogFormat};
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use std::path::PathBuf;
 
 /// The Strata container runtime: serves Kubernetes' CRI, and the strata command, on a unix socket.
@@ -9,10 +9,10 @@ use std::path::PathBuf;
 #[command(name = "stratad", version, max_term_width = 100)]
 pub(crate) struct Args {
     /// Configuration file [default: /etc/strata/config.toml, if it is there]
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", global = true)]
     pub(crate) config: Option<PathBuf>,
     /// Where images and records are kept [default: /var/lib/strata]
-    #[arg(long, value_name = "DIR")]
+    #[arg(long, value_name = "DIR", global = true)]
     root: Option<PathBuf>,
     /// Where sockets and pins are kept until the next reboot [default: /run/strata]
     #[arg(long, value_name = "DIR")]
@@ -21,14 +21,35 @@ pub(crate) struct Args {
     #[arg(long, value_name = "PATH")]
     socket: Option<PathBuf>,
     /// How logs are written [default: text]
-    #[arg(long, value_name = "FORMAT")]
+    #[arg(long, value_name = "FORMAT", global = true)]
     log_format: Option<LogFormat>,
     /// A level or a filter such as stratad=debug,info [default: info]
-    #[arg(long, value_name = "LEVEL")]
+    #[arg(long, value_name = "LEVEL", global = true)]
     log_level: Option<String>,
     /// Check the configuration, print "ok" or what is wrong with it, and exit
     #[arg(long)]
     pub(crate) check_config: bool,
+    /// What to do instead of serving
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+}
+
+/// What stratad can do while it does not serve.
+#[derive(Clone, Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Check the store, while no stratad serves it; `strata fsck` does it while one does
+    Fsck(Fsck),
+}
+
+/// How the store is checked.
+#[derive(Clone, Debug, clap::Args)]
+pub(crate) struct Fsck {
+    /// Repair what can be repaired: from blobs that are here, or from the registries
+    #[arg(long)]
+    pub(crate) repair: bool,
+    /// Read no file's content: sizes and attributes only
+    #[arg(long)]
+    pub(crate) quick: bool,
 }
 
 impl Args {

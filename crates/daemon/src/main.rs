@@ -7,6 +7,7 @@ mod cri;
 mod deadline;
 mod debug;
 mod error;
+mod fsck;
 mod ids;
 mod images;
 mod logging;
@@ -35,6 +36,9 @@ fn main() -> ExitCode {
         return ExitCode::SUCCESS;
     }
     logging::init(&config.log);
+    if let Some(args::Command::Fsck(wanted)) = &args.command {
+        return fsck::offline(&config, wanted).unwrap_or_else(|e| fail(&e));
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(e) => return fail(&format!("async runtime: {e}")),

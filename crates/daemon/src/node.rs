@@ -60,16 +60,20 @@ pub(crate) struct Node {
     warned: Mutex<BTreeSet<String>>,
 }
 
+/// What the configuration says about the store.
+pub(crate) fn store_options(config: &Config) -> Options {
+    Options { discard_blobs: config.store.discard_blobs, limits: config.limits.of_images() }
+}
+
 impl Node {
     /// Opens the store and finds out what this machine is.
     ///
     /// # Errors
     /// If another daemon has the store open, or the machine lacks what nothing can do without.
     pub(crate) fn open(config: Config) -> Result<Arc<Self>> {
-        let options =
-            Options { discard_blobs: config.store.discard_blobs, limits: config.limits.of_images() };
-        let store = Store::open(&config.root, options)?;
-        let images = Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
+        let store = Store::open(&config.root, store_options(&config))?;
+        let images =
+            Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
         let cgroups = Hierarchy::detect().map_err(|e| Error::internal(e.to_string()))?;
         let bridge: Arc<dyn Provider> = Arc::new(Bridge::new(&config.network)?);
         let network: Arc<dyn Provider> = match config.network.cri {

@@ -62,6 +62,10 @@ fn assert_clean(store: &Store) {
     assert!(summary.clean() && summary.notes.is_empty(), "{summary:?}");
 }
 
+fn text(p: &Problem) -> String {
+    format!("{} {}: {}: {}", p.what, p.id, p.path, p.problem)
+}
+
 /// Everything below a directory, but what the store empties by itself and access times.
 fn snapshot(root: &Path) -> BTreeMap<PathBuf, String> {
     fn walk(dir: &Path, all: &mut BTreeMap<PathBuf, String>) {
@@ -190,7 +194,7 @@ fn found_and_repaired(rig: &Rig, what: &str, damage: impl FnOnce(&Rig), expected
     assert_ne!(damaged, before, "{what}: no damage was done");
     let (problems, summary) = check(&rig.store, false, false, &rig.shelf);
     assert!(!summary.clean(), "{what}: nothing was found");
-    assert!(problems.iter().any(|p| p.to_string().contains(expected)), "{what}: {problems:#?}");
+    assert!(problems.iter().any(|p| text(p).contains(expected)), "{what}: {problems:#?}");
     assert!(problems.iter().all(|p| !p.repaired && !p.action.is_empty()), "{what}: {problems:#?}");
     assert_eq!(snapshot(&rig.root()), damaged, "{what}: something was changed without being asked to");
     let (problems, summary) = check(&rig.store, true, false, &rig.shelf);

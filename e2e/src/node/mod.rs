@@ -201,6 +201,11 @@ impl Node {
         self.run_command(self.strata_command().args(args))
     }
 
+    /// stratad's program, for what it does while it does not serve.
+    pub fn stratad(&self) -> &Path {
+        &self.programs.stratad
+    }
+
     /// The command for `strata`, to be started by the caller (in the node's network namespace: [`Node::within`]).
     pub fn strata_command(&self) -> Command {
         let mut command = limited(&self.programs.strata, 90);

@@ -6,6 +6,7 @@ mod completion;
 mod create;
 mod diff;
 mod exec;
+mod fsck;
 mod gc;
 mod history;
 mod images;
@@ -103,6 +104,8 @@ enum Command {
     Pods(pods::Args),
     /// Remove what nothing needs any more, or explain why something is kept
     Gc(gc::Args),
+    /// Check what is on disk, and repair it
+    Fsck(fsck::Args),
     /// Manage images
     #[command(subcommand)]
     Image(ImageCommand),
@@ -249,6 +252,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<i32> {
         C::Pods(a) => pods::run(&a, context).await,
         C::Gc(a) => gc::run(&a, context).await,
         C::Image(I::Prune(a)) => prune::run(&a, context).await,
+        C::Fsck(a) => fsck::run(&a, context).await,
         C::System(S::Df(a)) => system_df::run(&a, context).await,
         C::Info(a) | C::System(S::Info(a)) => info::run(&a, context).await,
         C::Version(a) => version::run(&a, context).await,

@@ -87,23 +87,6 @@ pub struct Problem {
     pub images: Vec<String>,
 }
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} {}: ", self.what, self.id)?;
-        if !self.path.is_empty() {
-            write!(f, "{}: ", self.path)?;
-        }
-        f.write_str(&self.problem)?;
-        if !self.action.is_empty() {
-            write!(f, "; {}{}", if self.repaired { "repaired: " } else { "" }, self.action)?;
-        }
-        if !self.images.is_empty() {
-            write!(f, " (needed by {})", self.images.join(", "))?;
-        }
-        Ok(())
-    }
-}
-
 /// What is told on the way.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum FsckEvent {
