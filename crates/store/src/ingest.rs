@@ -325,21 +325,24 @@ impl Inflater<'_, '_> {
                 Box::new(decoder)
             }
         };
-        let mut ended = false;
+        let (mut ended, mut result) = (false, Ok(()));
         while !ended {
             let mut chunk = supply.chunk();
             while !chunk.is_full() && !ended {
-                let n = chunk.read_from(&mut *tar).context(|| "decompress".into())?;
-                ended = n == 0;
-                self.allowance.spend(n)?;
+                let read = chunk.read_from(&mut *tar).context(|| "decompress".into());
+                match read.and_then(|n| self.allowance.spend(n).map(|()| n)) {
+                    Ok(n) => ended = n == 0,
+                    // What came before is passed on, so that it can be said which entry this happened in.
+                    Err(e) => (ended, result) = (true, Err(e)),
+                }
             }
             let chunk = Arc::new(chunk);
             // A stage that has failed reports it itself, and nothing more is worth doing.
             if out.iter().any(|stage| stage.send(chunk.clone()).is_err()) {
-                return Ok(());
+                break;
             }
         }
-        Ok(())
+        result
     }
 }
 
