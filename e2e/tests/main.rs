@@ -11,5 +11,6 @@ mod network;
 mod reboot;
 mod registry;
 mod security;
+mod space;
 mod terminal;
 mod walk;
