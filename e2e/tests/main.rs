@@ -1,5 +1,6 @@
 //! End-to-end tests: each has a node of its own, and nothing of it may be left afterwards.
 
+mod archive;
 mod contract;
 mod crash;
 mod descriptors;

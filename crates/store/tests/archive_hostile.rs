@@ -1,5 +1,7 @@
 //! Hostile and broken archives end in an error that says what is wrong, and leave nothing behind.
 #![allow(missing_docs, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+// Options may get more fields.
+#![allow(clippy::needless_update)]
 
 #[path = "common/archives.rs"]
 mod archives;
@@ -13,7 +15,7 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use strata_oci::Platform;
 use strata_oci::document::{OCI_INDEX, OCI_MANIFEST};
-use strata_store::{ArchiveFormat, Kind, LoadStep};
+use strata_store::{ArchiveFormat, Kind, Limits, LoadStep, Options, Store};
 
 /// An image, and one that claims another layer for its own.
 struct Image {
@@ -59,9 +61,8 @@ fn broken() -> Vec<Case> {
             "no archive of images",
         ),
         ("xz", b"\xfd7zXZ\0garbage".to_vec(), "xz -dc"),
-        ("cut off", whole[..whole.len() / 2 + 100].to_vec(), "middle"),
+        ("cut off", whole[..whole.len() / 2 + 100].to_vec(), "it ends"),
         ("gzip cut off", gzip(&whole)[..200].to_vec(), ""),
-        ("trailing garbage", [whole.clone(), b"garbage".to_vec()].concat(), "follows"),
     ]
 }
 
@@ -179,6 +180,26 @@ fn hostile_and_broken_archives_leave_nothing() {
     assert!(store.images().is_empty());
     assert_eq!((layers_on_disk(dir.path()), blobs_on_disk(dir.path())), (0, 0));
     assert_eq!(load(&store, &whole).unwrap().len(), 1);
+    assert_tidy(dir.path());
+}
+
+#[test]
+fn an_archive_beyond_the_limits_is_not_put_down() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let limits = Limits { layer_size: 10_000, image_size: 20_000, ..Limits::default() };
+    let store = Store::open(&dir.path().join("store"), Options { limits, ..Options::default() }).unwrap();
+    let large = Files::default().file("large", vec![0; 10_001]);
+    let many = (0..5).fold(Files::default(), |files, n| files.file(&n.to_string(), vec![0; 5_000]));
+    let entries = Files((0..100_001).map(|_| ("d".into(), tar::EntryType::Directory, Vec::new())).collect());
+    for (archive, words) in [(large, "limits.layer_size"), (many, "limits.image_size"), (entries, "entries")]
+    {
+        let error = load(&store, &gzip(&archive.done())).unwrap_err();
+        assert_eq!(error.kind(), Kind::Limit);
+        assert!(error.to_string().contains(words), "{error}");
+    }
     assert_tidy(dir.path());
 }
 

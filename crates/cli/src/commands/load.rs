@@ -65,7 +65,7 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
         read = reading => {
             let (_still_open, read) = read.map_err(|e| Error::local(format!("reading the archive: {e}")))?;
             read.map_err(|e| {
-                let name = args.input.as_ref().map_or("standard input".into(), |p| p.display().to_string());
+                let name = args.input.as_ref().map_or_else(|| "standard input".into(), |p| p.display().to_string());
                 Error::io(name, e)
             })?;
         }

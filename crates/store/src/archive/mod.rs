@@ -8,7 +8,6 @@
 //! ```
 //!
 //! * [`write`]: both from the store's blobs. The same images make the same bytes.
-//! * [`stream`]: a tar from a stream that cannot be sought, with bounds.
 //! * [`spool`]: what the tar holds, put down in tmp/ and hashed; names are plain strings and never become paths.
 //! * [`oci`], [`docker`]: which images it holds, by `index.json` or by `manifest.json`.
 //! * [`load`]: their layers are unpacked as those of a pull are; all images become visible, or none.
@@ -17,7 +16,6 @@ mod docker;
 mod load;
 mod oci;
 mod spool;
-mod stream;
 mod write;
 
 #[cfg(test)]

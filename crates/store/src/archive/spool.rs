@@ -1,19 +1,25 @@
 //! What an archive holds, put down in tmp/ as it comes: which images it has is often said at its very end.
 
-use super::stream::{Kind, Stream};
-use crate::error::{Context, Error, Kind as ErrorKind, Result};
+use crate::error::{Context, Error, Kind, Result};
 use crate::escape::escape;
 use crate::index::Lease;
+use crate::limits::Limits;
 use crate::store::Store;
 use crate::trash::Scratch;
+use crate::unpack::archive::{Archive, Entry};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
 use strata_oci::Digest;
 use strata_oci::digest::Hasher;
+use tar::EntryType;
 
 /// How much of a file is moved at a time.
 const CHUNK: usize = 128 << 10;
+/// The most entries of an archive: several for each layer of many images.
+const MAX_ENTRIES: u32 = 100_000;
+/// The longest name: PATH_MAX.
+const MAX_NAME: usize = 4096;
 /// How many links may lie between a name and its file.
 const MAX_LINKS: usize = 16;
 /// The first bytes of a file, by which compression is told.
@@ -47,38 +53,50 @@ impl Contents {
         source: &mut dyn Read,
         read: &(dyn Fn(u64) + Sync),
     ) -> Result<Self> {
+        let limits = &store.options.limits;
         let mut contents = Self::default();
-        let mut counted = Counted { from: source, total: 0, read };
-        let mut stream = Stream::new(decompress(&mut counted)?);
-        while let Some(entry) = stream.next()? {
-            let Some(name) = clean(&entry.name) else { continue };
+        let (mut entries, mut total) = (0, 0_u64);
+        let mut whole = inflate(Counted { from: source, total: 0, read }, limits)?;
+        let mut archive = Archive::new(&mut *whole);
+        while let Some(entry) = archive.next()? {
+            entries += 1;
+            if entries > MAX_ENTRIES {
+                return Err(Error::limit(format!("the archive has more than {MAX_ENTRIES} entries")));
+            }
+            let what = || format!("entry {:?}", escape(&entry.path));
+            let Some(name) = name_of(&entry.path)? else { continue };
             match entry.kind {
-                Kind::File if is_wanted(&name) => {
-                    let spooled = spool(store, lease, &name, &mut stream)
-                        .map_err(|e| e.context(format!("entry {:?}", escape(name.as_bytes()))))?;
+                EntryType::Symlink => {
+                    let dir = name.rsplit_once('/').map_or("", |(dir, _)| dir);
+                    let target =
+                        if entry.link.starts_with(b"/") { Vec::new() } else { format!("{dir}/").into() };
+                    contents.link(name, &[target, entry.link].concat())?;
+                }
+                EntryType::Link => contents.link(name, &entry.link)?,
+                EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse
+                    if !entry.is_dir() && is_wanted(&name) =>
+                {
+                    total = total.saturating_add(entry.size);
+                    check(limits, &entry, total).context(what)?;
+                    let spooled = spool(store, lease, &name, &mut archive).context(what)?;
                     // As when an archive is extracted, the later of two entries stands.
                     contents.links.remove(&name);
                     contents.files.insert(name, spooled);
                 }
-                Kind::Symlink(target) => {
-                    let dir = name.rsplit_once('/').map_or("", |(dir, _)| dir);
-                    let target = if target.starts_with('/') { target } else { format!("{dir}/{target}") };
-                    contents.link(name, &target);
-                }
-                Kind::HardLink(target) => contents.link(name, &target),
-                Kind::File | Kind::Other => {}
+                _ => {}
             }
         }
-        stream.finish()?;
+        archive.finish()?;
         Ok(contents)
     }
 
-    fn link(&mut self, name: String, target: &str) {
+    fn link(&mut self, name: String, target: &[u8]) -> Result<()> {
         // A target outside the archive is none.
-        if let Some(target) = clean(target) {
+        if let Some(target) = name_of(target)? {
             self.files.remove(&name);
             self.links.insert(name, target);
         }
+        Ok(())
     }
 
     /// A file by its name, through links.
@@ -128,6 +146,27 @@ impl Spooled {
     }
 }
 
+/// A name in the archive; `None` if nothing can want it: JSON cannot say what is no UTF-8.
+fn name_of(path: &[u8]) -> Result<Option<String>> {
+    if path.len() > MAX_NAME {
+        return Err(Error::limit(format!("the archive has a name of {} bytes", path.len())));
+    }
+    Ok(std::str::from_utf8(path).ok().and_then(clean))
+}
+
+fn check(limits: &Limits, entry: &Entry, total: u64) -> Result<()> {
+    if entry.map.is_some() {
+        return Err(Error::invalid("it is a sparse file; write the archive without --sparse"));
+    }
+    // With no other layer beside it, each file may be one.
+    limits.check_sizes([entry.size])?;
+    if total > limits.image_size {
+        let most = limits.image_size;
+        return Err(Error::limit(format!("the files have more bytes than limits.image_size allows, {most}")));
+    }
+    Ok(())
+}
+
 /// Documents of the oldest format, of which an archive has two for each layer, are of no use.
 fn is_wanted(name: &str) -> bool {
     !matches!(name.rsplit_once('/'), Some((_, "VERSION" | "json")))
@@ -154,7 +193,7 @@ fn named_digest(name: &str) -> Option<Digest> {
     Digest::parse(&format!("{algorithm}:{hex}")).ok()
 }
 
-fn spool(store: &Store, lease: &Lease, name: &str, from: &mut dyn Read) -> Result<Spooled> {
+fn spool(store: &Store, lease: &Lease, name: &str, from: &mut Archive<'_>) -> Result<Spooled> {
     let named = named_digest(name);
     let here = named.as_ref().is_some_and(|digest| store.has_blob(lease, digest));
     let scratch = (!here).then(|| Scratch::new(&store.layout, "archive"));
@@ -165,12 +204,10 @@ fn spool(store: &Store, lease: &Lease, name: &str, from: &mut dyn Read) -> Resul
     let mut hasher = named.as_ref().map_or_else(Hasher::sha256, |d| Hasher::new(d.algorithm()));
     let (mut buffer, mut size, mut magic) = (vec![0; CHUNK], 0_u64, Vec::new());
     loop {
-        let n = match from.read(&mut buffer) {
-            Ok(0) => break,
-            Ok(n) => n,
-            Err(e) if e.kind() == std::io::ErrorKind::Interrupted => continue,
-            Err(e) => return Err(e.into()),
-        };
+        let n = from.read(&mut buffer)?;
+        if n == 0 {
+            break;
+        }
         let bytes = buffer.get(..n).unwrap_or_default();
         magic.extend(bytes.iter().take(MAGIC - magic.len()));
         hasher.update(bytes);
@@ -198,7 +235,7 @@ impl Read for Counted<'_> {
         // A client that goes away is no fault of what it sent.
         let n = self.from.read(out).map_err(|e| match e.kind() {
             std::io::ErrorKind::Interrupted => e,
-            _ => Error::new(ErrorKind::Io, e.to_string()).into(),
+            _ => Error::new(Kind::Io, e.to_string()).into(),
         })?;
         self.total += n as u64;
         (self.read)(self.total);
@@ -207,15 +244,19 @@ impl Read for Counted<'_> {
 }
 
 /// The archive itself, if all of it was compressed.
-fn decompress<'a>(source: &'a mut Counted<'_>) -> Result<Box<dyn Read + 'a>> {
+fn inflate<'a>(mut source: Counted<'a>, limits: &Limits) -> Result<Box<dyn Read + 'a>> {
     let mut magic = Vec::new();
     source.by_ref().take(MAGIC as u64).read_to_end(&mut magic)?;
-    let compression = Packing::of(&magic);
+    let packing = Packing::of(&magic);
     let whole = std::io::BufReader::with_capacity(CHUNK, std::io::Cursor::new(magic).chain(source));
-    Ok(match compression {
+    Ok(match packing {
         Packing::None => Box::new(whole),
         Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
-        Packing::Zstd => Box::new(zstd::stream::read::Decoder::with_buffer(whole).context(|| "zstd".into())?),
+        Packing::Zstd => {
+            let mut decoder = zstd::stream::read::Decoder::with_buffer(whole).context(|| "zstd".into())?;
+            decoder.window_log_max(limits.zstd_window_log).context(|| "limits.zstd_window_log".into())?;
+            Box::new(decoder)
+        }
         Packing::Other(name) => {
             return Err(Error::invalid(format!(
                 "the archive is compressed with {name}, which is not supported; decompress it first: {name} -dc FILE | strata load"

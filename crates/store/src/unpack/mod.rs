@@ -8,7 +8,7 @@
 //! is composed in which it matters, the same tar is unpacked once more, with a look at what is below ([`Below`]). Nobody
 //! else writes to the directory, so the tree in memory is what is on disk.
 
-mod archive;
+pub(crate) mod archive;
 mod attrs;
 mod below;
 mod file;

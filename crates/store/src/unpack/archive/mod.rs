@@ -23,29 +23,29 @@ pub(super) const MAX_EXTENSION: u64 = 1 << 20;
 
 /// One entry.
 #[derive(Debug)]
-pub(super) struct Entry {
-    pub(super) kind: EntryType,
-    pub(super) path: Vec<u8>,
+pub(crate) struct Entry {
+    pub(crate) kind: EntryType,
+    pub(crate) path: Vec<u8>,
     /// Where a hard or symbolic link leads; empty if there is nothing.
-    pub(super) link: Vec<u8>,
-    pub(super) attrs: Attrs,
+    pub(crate) link: Vec<u8>,
+    pub(crate) attrs: Attrs,
     /// A regular file's size, with its holes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Where a sparse file has data; `None`: everywhere.
-    pub(super) map: Option<Vec<Extent>>,
+    pub(crate) map: Option<Vec<Extent>>,
     /// Major and minor number of a device.
-    pub(super) device: (u32, u32),
+    pub(crate) device: (u32, u32),
 }
 
 impl Entry {
     /// Whether it is a directory. Before POSIX, that was a file whose name ends in a slash.
-    pub(super) fn is_dir(&self) -> bool {
+    pub(crate) fn is_dir(&self) -> bool {
         self.kind.is_dir() || (self.kind.is_file() && self.path.ends_with(b"/"))
     }
 }
 
 /// A tar that is being read.
-pub(super) struct Archive<'r> {
+pub(crate) struct Archive<'r> {
     input: &'r mut dyn Read,
     /// Of the current entry's data, what has not been read, and what fills its last block.
     data: u64,
@@ -61,7 +61,7 @@ struct Extensions {
 }
 
 impl<'r> Archive<'r> {
-    pub(super) fn new(input: &'r mut dyn Read) -> Self {
+    pub(crate) fn new(input: &'r mut dyn Read) -> Self {
         Self { input, data: 0, padding: 0 }
     }
 
@@ -69,7 +69,7 @@ impl<'r> Archive<'r> {
     ///
     /// # Errors
     /// [`Invalid`](crate::Kind::Invalid) if the archive is broken or ends in the middle.
-    pub(super) fn next(&mut self) -> Result<Option<Entry>> {
+    pub(crate) fn next(&mut self) -> Result<Option<Entry>> {
         self.skip_data()?;
         let mut before = Extensions::default();
         let mut alone = true;
@@ -95,14 +95,14 @@ impl<'r> Archive<'r> {
     }
 
     /// Reads on to the end of what is there: it belongs to the layer's digest.
-    pub(super) fn finish(mut self) -> Result<()> {
+    pub(crate) fn finish(mut self) -> Result<()> {
         let mut buffer = [0; 16 * BLOCK];
         while self.read_some(&mut buffer)? > 0 {}
         Ok(())
     }
 
     /// Data of the current entry; 0 at its end.
-    pub(super) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
+    pub(crate) fn read(&mut self, buffer: &mut [u8]) -> Result<usize> {
         let most = buffer.len().min(usize::try_from(self.data).unwrap_or(usize::MAX));
         if most == 0 {
             return Ok(0);
