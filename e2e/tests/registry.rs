@@ -185,7 +185,7 @@ fn whoever_stops_waiting_leaves_nothing() {
         let request = late(wanted.clone());
         let error = node.images(async |mut c| c.pull_image(request).await).unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
-        assert!(error.message().contains("e2e/busybox") && error.message().contains("1s"), "{error}");
+        assert!(error.message().contains("e2e/busybox") && error.message().contains("not done within"), "{error}");
         nothing_stays(node, "a deadline");
 
         use strata_api::debug::PullImageRequest;
@@ -315,8 +315,35 @@ fn wants_a_password(node: &Node, image: &str) {
     let path = format!("{}:{}", home.display(), std::env::var("PATH").unwrap());
     pull_as(node, image, &[("REGISTRY_AUTH_FILE", &file.display().to_string()), ("PATH", &path)]).ok();
     remove(node, image);
+    logs_in(node, image, &home.join("login"));
     let broken = pull_as(node, image, &[("REGISTRY_AUTH_FILE", &file.display().to_string())]).fails();
     assert!(broken.contains("docker-credential-e2e") && broken.contains("not installed"), "{broken}");
+}
+
+/// A login is tried before it is kept.
+fn logs_in(node: &Node, image: &str, config: &std::path::Path) {
+    let registry = image.split('/').next().unwrap();
+    let as_user = |command: &mut std::process::Command| {
+        command.env("DOCKER_CONFIG", config);
+        node.within(|| strata_e2e::command::run(command))
+    };
+    let login = |password: &str| {
+        let mut shell = strata_e2e::command::limited("sh", 60);
+        shell.args(["-c", "printf %s \"$0\" | exec \"$@\"", password]);
+        shell.arg(node.strata_plain().get_program()).arg("--socket").arg(node.socket());
+        as_user(shell.args(["login", "--username", "e2e", "--password-stdin", registry]))
+    };
+    let refused = login("wrong-one").fails();
+    assert!(refused.contains("401") && !config.exists(), "{refused}");
+    let done = login("secret").ok().has(&["Login Succeeded"]);
+    assert!(done.stderr.contains("unencrypted"), "{done}");
+    let config = config.display().to_string();
+    pull_as(node, image, &[("DOCKER_CONFIG", &config)]).ok();
+    remove(node, image);
+    for said in ["Removing login credentials for", "Not logged in to"] {
+        as_user(node.strata_command().args(["logout", registry])).ok().has(&[said, registry]);
+    }
+    pull_as(node, image, &[("DOCKER_CONFIG", &config)]).fails();
 }
 
 fn pull_as(node: &Node, image: &str, vars: &[(&str, &str)]) -> strata_e2e::command::Output {

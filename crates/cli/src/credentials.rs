@@ -16,7 +16,8 @@ pub(crate) async fn for_image(reference: &str) -> Result<Option<RegistryAuth>> {
     Ok(found.map(|login| auth(login, registry)))
 }
 
-fn auth(login: Login, registry: &str) -> RegistryAuth {
+/// A login as stratad takes it.
+pub(crate) fn auth(login: Login, registry: &str) -> RegistryAuth {
     let Login { username, password, identity_token, registry_token } = login;
     let server_address = registry.to_owned();
     RegistryAuth { username, password, auth: String::new(), server_address, identity_token, registry_token }
@@ -34,9 +35,45 @@ fn registry_of(reference: &str) -> (&str, String) {
     (registry, if official { format!("library/{path}") } else { path.to_owned() })
 }
 
+/// A registry as people name it to log in.
+#[derive(Debug)]
+pub(crate) struct Server {
+    /// As images name it: `docker.io`, `registry.example:5000`.
+    pub(crate) registry: String,
+}
+
+impl Server {
+    /// What is named, perhaps as a URL; Docker Hub if nothing is.
+    pub(crate) fn parse(text: Option<&str>) -> Self {
+        let text = text.unwrap_or(DOCKER_HUB);
+        let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let host = rest.split('/').next().unwrap_or_default();
+        let hub = matches!(host, "index.docker.io" | "registry-1.docker.io");
+        Self { registry: if hub { DOCKER_HUB.to_owned() } else { host.to_owned() } }
+    }
+
+    /// In Docker's words.
+    pub(crate) fn shown(&self) -> &str {
+        if self.registry == DOCKER_HUB { "https://index.docker.io/v1/" } else { &self.registry }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn servers_are_registries() {
+        for (text, registry) in [
+            (None, "docker.io"),
+            (Some("https://index.docker.io/v1/"), "docker.io"),
+            (Some("https://r.example:5000/v2/"), "r.example:5000"),
+            (Some("localhost:5000"), "localhost:5000"),
+        ] {
+            assert_eq!(Server::parse(text).registry, registry);
+        }
+        assert_eq!(Server::parse(None).shown(), "https://index.docker.io/v1/");
+    }
 
     #[test]
     fn defaults_are_filled_in() {

@@ -1,6 +1,7 @@
 //! The caller's terminal: raw while a session lasts, as it was afterwards, whatever ends the session.
 
 use crate::error::{Error, Result};
+use crate::output::Output;
 use rustix::termios::{self, OptionalActions, Termios};
 use std::io::{self, IsTerminal};
 use std::sync::{Mutex, PoisonError};
@@ -35,6 +36,33 @@ impl Drop for Raw {
     fn drop(&mut self) {
         restore();
     }
+}
+
+/// Asks on standard error and reads a line from the terminal on standard input, without showing what is typed unless
+/// `echo`. Ctrl-C ends it with the terminal as it was.
+pub(crate) async fn prompt(what: &str, echo: bool) -> Result<String> {
+    let failed = |e: io::Error| Error::io("the terminal on standard input", e);
+    Output::Stderr.bytes(what.as_bytes())?;
+    if !echo {
+        let before = termios::tcgetattr(io::stdin()).map_err(|e| failed(e.into()))?;
+        *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(before.clone());
+        let mut quiet = before;
+        quiet.local_modes.remove(termios::LocalModes::ECHO);
+        termios::tcsetattr(io::stdin(), OptionalActions::Flush, &quiet).map_err(|e| failed(e.into()))?;
+    }
+    let read = tokio::task::spawn_blocking(|| {
+        let mut line = String::new();
+        io::stdin().read_line(&mut line).map(|_| line)
+    });
+    let line = tokio::select! {
+        line = read => line.map_err(|e| failed(io::Error::other(e))).and_then(|line| line.map_err(failed)),
+        _ = tokio::signal::ctrl_c() => Err(Error::Said(128 + nix::sys::signal::Signal::SIGINT as i32)),
+    };
+    if !echo {
+        restore();
+        Output::Stderr.bytes(b"\n")?;
+    }
+    Ok(line?.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 fn set_raw(mut attributes: Termios) -> rustix::io::Result<()> {

@@ -107,7 +107,9 @@ impl ConfigFile {
     /// If a helper fails, or an entry is damaged.
     pub async fn login(&self, registry: &str, repository: &str) -> Result<Option<Login>, Error> {
         let own = best(&self.helpers, registry, repository).map(|(_, name)| name.as_str());
-        for name in own.into_iter().chain(Some(self.store.as_str()).filter(|s| !s.is_empty())) {
+        // An empty name takes a registry out of the store.
+        let store = Some(self.store.as_str()).filter(|_| own != Some(""));
+        for name in own.into_iter().chain(store).filter(|name| !name.is_empty()) {
             let server = if registry == DOCKER_HUB { HUB_KEY } else { registry };
             if let Some((username, secret)) = helper::get(name, server).await? {
                 return Ok(Some(of_pair(username, secret)));
@@ -122,6 +124,20 @@ impl ConfigFile {
             }
             None => Ok(None),
         }
+    }
+}
+
+impl ConfigFile {
+    /// The helper that keeps a registry's logins.
+    pub(crate) fn helper_of(&self, registry: &str) -> Option<&str> {
+        let own = best(&self.helpers, registry, "").map(|(_, name)| name.as_str());
+        // An empty name takes a registry out of the store.
+        Some(own.unwrap_or(&self.store)).filter(|name| !name.is_empty())
+    }
+
+    /// The keys that are about a whole registry.
+    pub(crate) fn keys_of(&self, registry: &str) -> Vec<String> {
+        self.auths.keys().filter(|key| fit(key, registry, "").is_some()).cloned().collect()
     }
 }
 

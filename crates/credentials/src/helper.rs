@@ -27,18 +27,50 @@ struct Answer {
 /// # Errors
 /// [`Error::Helper`]
 pub async fn get(helper: &str, server: &str) -> Result<Option<(String, String)>, Error> {
-    ask(helper, server, PATIENCE).await
+    let Some(answer) = ask(helper, "get", server, server, PATIENCE).await? else { return Ok(None) };
+    // What it wrote may be a secret, however odd: it is not repeated.
+    let answer: Answer = serde_json::from_slice(&answer)
+        .map_err(|_| failure(helper, server, "its answer is not JSON as it should be"))?;
+    Ok(Some((answer.username, answer.secret)).filter(|(user, secret)| !user.is_empty() || !secret.is_empty()))
 }
 
-async fn ask(helper: &str, server: &str, patience: Duration) -> Result<Option<(String, String)>, Error> {
-    let bad = |why: String| Error::Helper { helper: helper.into(), server: server.into(), why };
+/// Has a helper keep user name and secret.
+///
+/// # Errors
+/// [`Error::Helper`]
+pub async fn store(helper: &str, server: &str, username: &str, secret: &str) -> Result<(), Error> {
+    let input = serde_json::json!({ "ServerURL": server, "Username": username, "Secret": secret });
+    ask(helper, "store", server, &input.to_string(), PATIENCE).await.map(drop)
+}
+
+/// Has a helper forget a server.
+///
+/// # Errors
+/// [`Error::Helper`]
+pub async fn erase(helper: &str, server: &str) -> Result<(), Error> {
+    ask(helper, "erase", server, server, PATIENCE).await.map(drop)
+}
+
+fn failure(helper: &str, server: &str, why: impl Into<String>) -> Error {
+    Error::Helper { helper: helper.into(), server: server.into(), why: why.into() }
+}
+
+/// What a helper answers; `None` if it knows nothing of the server.
+async fn ask(
+    helper: &str,
+    verb: &str,
+    server: &str,
+    input: &str,
+    patience: Duration,
+) -> Result<Option<Vec<u8>>, Error> {
+    let bad = |why: String| failure(helper, server, why);
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.');
     if helper.is_empty() || !helper.bytes().all(plain) {
         return Err(
             bad("is no name of a helper; it must have letters, digits, '-', '_' and '.' only".into()),
         );
     }
-    let output = match tokio::time::timeout(patience, run(helper, "get", server)).await {
+    let output = match tokio::time::timeout(patience, run(helper, verb, input)).await {
         Err(_) => return Err(bad(format!("it did not answer within {patience:?}"))),
         Ok(Err(e)) if e.kind() == io::ErrorKind::NotFound => {
             return Err(bad("it is not installed; put it on the PATH, or take it out of the file".into()));
@@ -46,20 +78,17 @@ async fn ask(helper: &str, server: &str, patience: Duration) -> Result<Option<(S
         Ok(Err(e)) => return Err(bad(format!("it cannot be run: {e}"))),
         Ok(Ok(output)) => output,
     };
-    if !output.status.success() {
-        let said = said(&output);
-        if said.contains(NOT_FOUND) {
-            return Ok(None);
-        }
-        return Err(bad(format!("it failed ({}): {said}", output.status)));
+    if output.status.success() {
+        return Ok(Some(output.stdout));
     }
-    // What it wrote may be a secret, however odd: it is not repeated.
-    let answer: Answer = serde_json::from_slice(&output.stdout)
-        .map_err(|_| bad("its answer is not JSON as it should be".into()))?;
-    Ok(Some((answer.username, answer.secret)).filter(|(user, secret)| !user.is_empty() || !secret.is_empty()))
+    let said = said(&output);
+    if said.contains(NOT_FOUND) {
+        return Ok(None);
+    }
+    Err(bad(format!("it failed ({}): {said}", output.status)))
 }
 
-async fn run(helper: &str, verb: &str, server: &str) -> io::Result<Output> {
+async fn run(helper: &str, verb: &str, input: &str) -> io::Result<Output> {
     let mut child = Command::new(format!("docker-credential-{helper}"))
         .arg(verb)
         .stdin(Stdio::piped())
@@ -69,7 +98,7 @@ async fn run(helper: &str, verb: &str, server: &str) -> io::Result<Output> {
         .kill_on_drop(true)
         .spawn()?;
     if let Some(mut stdin) = child.stdin.take() {
-        match stdin.write_all(server.as_bytes()).await {
+        match stdin.write_all(input.as_bytes()).await {
             // It needs no name, or has failed, which its status says.
             Err(e) if e.kind() == io::ErrorKind::BrokenPipe => {}
             written => written?,
@@ -122,6 +151,12 @@ mod tests {
         install(dir.path(), "bad", "echo 'no session\x1b[2J'; exit 3");
         install(dir.path(), "odd", "echo 'hidden secret'");
         install(dir.path(), "slow", "exec sleep 1000");
+        let kept = dir.path().join("kept");
+        let script = format!(
+            "case $1 in get) cat {0} 2>/dev/null || {{ echo '{NOT_FOUND}'; exit 1; }};; store) cat >{0};; erase) rm {0};; esac",
+            kept.display()
+        );
+        install(dir.path(), "keeper", &script);
         again(dir.path(), "helper::tests::with_helpers");
     }
 
@@ -137,8 +172,20 @@ mod tests {
         assert!(!failure("odd").await.contains("hidden"));
         assert!(failure("gone").await.contains("not installed"));
         assert!(failure("../bad").await.contains("is no name"));
-        let slow = ask("slow", "r.example", Duration::from_millis(50)).await.unwrap_err();
+        let slow = ask("slow", "get", "r.example", "", Duration::from_millis(50)).await.unwrap_err();
         assert!(slow.to_string().contains("50ms"), "{slow}");
+
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.json");
+        std::fs::write(&path, r#"{"credsStore":"keeper"}"#).unwrap();
+        let login = crate::Login { username: "u".into(), password: "p".into(), ..crate::Login::default() };
+        let kept = crate::keep::keep(&path, "k.example", &login).await.unwrap();
+        assert_eq!(kept, crate::keep::Kept::Helper("keeper".into()));
+        let file = ConfigFile::read(&path).unwrap().unwrap();
+        assert_eq!(file.login("k.example", "x").await.unwrap(), Some(login));
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("\"auth\""));
+        assert!(crate::keep::forget(&path, "k.example").await.unwrap());
+        assert_eq!(file.login("k.example", "x").await.unwrap(), None);
 
         let text = br#"{"auths":{"r.example":{"username":"f"},"z.example":{}},
             "credHelpers":{"docker.io":"good","t.example":"token","n.example":"none"},"credsStore":"none"}"#;

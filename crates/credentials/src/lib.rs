@@ -10,9 +10,11 @@
 //! * [`file`](ConfigFile): the file and its lookup.
 //! * [`helper`]: the `docker-credential-*` protocol.
 //! * [`places`]: where a user's files are.
+//! * [`keep`]: logging in and out.
 
 mod file;
 pub mod helper;
+pub mod keep;
 pub mod places;
 
 pub use file::{ConfigFile, Entry};
@@ -49,6 +51,14 @@ pub enum Error {
     /// A file is there and cannot be read.
     #[error("{path}: {why}; make it readable, or remove it")]
     Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        why: String,
+    },
+    /// A file cannot be written.
+    #[error("{path}: cannot be written: {why}")]
+    Write {
         /// The file.
         path: PathBuf,
         /// Why.

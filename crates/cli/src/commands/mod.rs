@@ -14,6 +14,7 @@ mod info;
 mod inspect;
 mod kill;
 mod load;
+mod login;
 mod logs;
 mod pods;
 mod prune;
@@ -70,6 +71,10 @@ enum Command {
     Load(load::Args),
     /// List images
     Images(images::Args),
+    /// Log in to a registry
+    Login(login::Args),
+    /// Forget the login at a registry
+    Logout(login::Logout),
     /// Create a container without starting it
     Create(Box<create::Args>),
     /// Start containers
@@ -231,6 +236,8 @@ async fn dispatch(command: Command, context: &Context) -> Result<i32> {
         C::Push(a) | C::Image(I::Push(a)) => push::run(&a, context).await,
         C::Save(a) | C::Image(I::Save(a)) => save::run(&a, context).await,
         C::Load(a) | C::Image(I::Load(a)) => load::run(&a, context).await,
+        C::Login(a) => login::run(&a, context).await,
+        C::Logout(a) => login::logout(&a).await,
         C::Images(a) | C::Image(I::Ls(a)) => images::run(&a, context).await,
         C::Create(a) | C::Container(Cc::Create(a)) => create::run(&a, context).await,
         C::Start(a) | C::Container(Cc::Start(a)) => start::run(&a, context).await,
@@ -302,6 +309,8 @@ mod tests {
             "strata stop -t 3 -s INT x",
             "strata logs -ft --tail 10 --since 5m x",
             "strata logs -n all x",
+            "strata login -u x --password-stdin r.example:5000",
+            "strata logout r.example:5000",
             "strata system df -v",
             "strata save -o x.tar --format oci-archive a b:1",
             "strata image load -q -i x.tar",

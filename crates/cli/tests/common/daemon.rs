@@ -209,6 +209,7 @@ impl Debug for Daemon {
 
     unimplemented! {
         info(pb::InfoRequest) -> pb::InfoResponse;
+        login(pb::LoginRequest) -> pb::LoginResponse;
         list_images(pb::ListImagesRequest) -> pb::ListImagesResponse;
         image_history(pb::ImageHistoryRequest) -> pb::ImageHistoryResponse;
         tag_image(pb::TagImageRequest) -> pb::TagImageResponse;

@@ -52,6 +52,20 @@ pub(super) fn credentials(auth: debug::RegistryAuth) -> cri::AuthConfig {
     cri::AuthConfig { username, password, auth, server_address, identity_token, registry_token }
 }
 
+/// Whether a registry takes credentials.
+pub(super) async fn login(node: &Node, request: debug::LoginRequest) -> Result<debug::LoginResponse> {
+    let auth = credentials(request.auth.unwrap_or_default());
+    // What can stand before an image's name is a registry.
+    let server = auth.server_address.clone();
+    let reference = Reference::parse(&format!("{server}/image"))
+        .ok()
+        .filter(|r| r.registry() == server)
+        .ok_or_else(|| Error::invalid(format!("{server:?} is no registry; name it as images do: HOST[:PORT]")))?;
+    let checked = node.images.registry().check(reference.registry(), &auth).await;
+    checked.map_err(|e| e.context(format!("login at {server}")))?;
+    Ok(debug::LoginResponse {})
+}
+
 /// Pulls, and sends what there is to say until the client goes away: then its place in the pull is given up.
 async fn pass_on(
     node: Arc<Node>,
@@ -190,7 +204,8 @@ pub(super) async fn tag(node: &Node, request: debug::TagImageRequest) -> Result<
     let target = tag_name(&request.target)?;
     let image = find(node, &request.source)?;
     let store = node.store.clone();
-    blocking(move || Ok(store.tag(&image.id, &target)?)).await?;
+    let known = Reference::parse(&request.source).map(|name| name.to_string()).unwrap_or_default();
+    blocking(move || Ok(store.tag_as(&image.id, &known, &target)?)).await?;
     Ok(debug::TagImageResponse {})
 }
 

@@ -64,6 +64,10 @@ impl debug_server::Debug for DebugService {
         answer(system::info(&self.node))
     }
 
+    async fn login(&self, request: Request<LoginRequest>) -> Answer<LoginResponse> {
+        answer(images::login(&self.node, request.into_inner()).await)
+    }
+
     async fn pull_image(&self, request: Request<PullImageRequest>) -> Answer<Self::PullImageStream> {
         let deadline = Deadline::of(request.metadata());
         answer(images::pull(&self.node, deadline, request.get_ref()))

@@ -109,6 +109,22 @@ impl Client {
         Ok(Session { transport: Arc::clone(&self.transport), reference: reference.clone(), endpoints })
     }
 
+    /// Shows credentials to a registry, which refuses them if they are not good (distribution spec, "Determining Support").
+    ///
+    /// # Errors
+    /// [`Kind::PermissionDenied`] if it refuses them.
+    pub(crate) async fn check(&self, registry: &str, auth: &AuthConfig) -> Result<()> {
+        let credentials = Credentials::of(Some(auth), registry)?;
+        let endpoints = hosts::endpoints(&self.config_path, registry).await?;
+        let itself = endpoints.into_iter().rfind(|e| e.mirror_of.is_none());
+        let mut endpoint =
+            itself.ok_or_else(|| Error::internal(format!("registry {registry} has no endpoint")))?;
+        endpoint.credentials = credentials;
+        let mut ask = Ask::get(&endpoint, endpoint.url("")?, "");
+        ask.scope.clear();
+        self.transport.send(&ask).await.map(drop)
+    }
+
     /// [`Session::manifest`] in a session of its own.
     ///
     /// # Errors

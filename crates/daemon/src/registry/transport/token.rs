@@ -95,7 +95,7 @@ impl Transport {
 /// repository, and what looks first and pushes then does both with one token.
 fn scopes<'a>(challenged: &'a str, wanted: &'a str) -> Vec<&'a str> {
     let mut all: Vec<&str> = challenged.split(' ').filter(|s| !s.is_empty()).collect();
-    for scope in wanted.split(' ') {
+    for scope in wanted.split(' ').filter(|scope| !scope.is_empty()) {
         let covered = scope.rsplit_once(':').is_some_and(|(of, actions)| {
             all.iter().filter_map(|s| s.rsplit_once(':')).any(|(other, has)| {
                 other == of && actions.split(',').all(|action| has.split(',').any(|h| h == action))
@@ -132,6 +132,7 @@ mod tests {
     fn nothing_is_asked_for_twice() {
         let (pull, push) = ("repository:a/b:pull", "repository:a/b:pull,push");
         assert_eq!(scopes("", pull), [pull]);
+        assert!(scopes("", "").is_empty());
         assert_eq!(scopes(pull, pull), [pull]);
         assert_eq!(scopes(push, pull), [push]);
         assert_eq!(scopes(pull, push), [pull, push]);
