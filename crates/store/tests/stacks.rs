@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Tar, assert_tidy, container, layers_on_disk, open, privileged, pull};
+use common::{Tar, assert_tidy, container, layer_of, layers_on_disk, open, privileged, pull};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
+use strata_store::{Options, Store};
 
 #[test]
 fn unlisted_parents_are_as_they_are_below() {
@@ -215,4 +216,88 @@ fn whiteouts_below_a_hidden_directory_are_hidden_with_it() {
             .count(),
         0
     );
+}
+
+#[test]
+fn ordinary_stacks_share_their_layers_at_every_place() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let base = Tar::new()
+        .dir("etc/", 0o755)
+        .file("etc/passwd", "root")
+        .dir("tmp/", 0o1777)
+        .dir("usr/", 0o755)
+        .dir("usr/bin/", 0o755)
+        .symlink("bin", "usr/bin")
+        .done();
+    // As archivers of overlay file systems write them: parents are listed, whiteouts stand in directories that are merged.
+    let packages = Tar::new()
+        .dir("etc/", 0o755)
+        .file("etc/.wh.passwd", "")
+        .file("etc/.wh.nothing", "")
+        .dir("usr/", 0o755)
+        .dir("usr/bin/", 0o755)
+        .file("usr/bin/tool", "#!")
+        .dir("usr/share/", 0o755)
+        .file("usr/share/.wh..wh..opq", "")
+        .file(".wh.gone", "")
+        .done();
+    let app = Tar::new().dir("app/", 0o755).file("app/main", "m").hard_link("app/again", "app/main").done();
+    for (n, tars) in
+        [vec![base.clone(), packages.clone(), app.clone()], vec![base, app, packages]].iter().enumerate()
+    {
+        let image = pull(&store, &format!("a:{n}"), tars).unwrap();
+        for layer in &image.layers {
+            assert_eq!(layer.key, layer.diff_id.hex());
+        }
+    }
+    assert_eq!(layers_on_disk(dir.path()), 3);
+}
+
+#[test]
+fn a_layer_finds_its_place_although_blobs_are_discarded() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let options = Options { discard_blobs: true, ..Options::default() };
+    let store = Store::open(&dir.path().join("store"), options).unwrap();
+    let depends = Tar::new().file("lib/x", "x").done();
+    let plain = Tar::new().dir("usr/", 0o755).dir("usr/lib/", 0o700).symlink("lib", "usr/lib").done();
+    pull(&store, "alone", &[depends.clone()]).unwrap();
+    let image = pull(&store, "b", &[plain.clone(), depends.clone()]).unwrap();
+    let (_, root) = container(&store, 1, &image);
+    assert_eq!(root.read("usr/lib/x").unwrap(), "x");
+    // Only what may be needed again was kept.
+    let has = |tar: &[u8]| dir.path().join("store/blobs/sha256").join(layer_of(tar).1.digest.hex()).exists();
+    assert!(has(&depends) && !has(&plain));
+    // Where it was lost, the layer counts as missing, and is fetched again.
+    fs::remove_file(dir.path().join("store/blobs/sha256").join(layer_of(&depends).1.digest.hex())).unwrap();
+    drop((root, image, store));
+    let store = open(dir.path());
+    let lease = store.lease("test").unwrap();
+    let diff_id = |tar: &[u8]| layer_of(tar).2;
+    assert!(!store.has_layer(&lease, &diff_id(&depends)) && store.has_layer(&lease, &diff_id(&plain)));
+    let other = Tar::new().dir("lib/", 0o711).done();
+    let image = pull(&store, "c", &[other, depends]).unwrap();
+    let (_, root) = container(&store, 2, &image);
+    assert_eq!(fs::metadata(root.path().join("lib")).unwrap().mode() & 0o7777, 0o711);
+}
+
+#[test]
+fn an_entry_that_cannot_be_at_its_place_is_named() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new().file("file", "").done();
+    for high in [Tar::new().file("file/x", "").done(), Tar::new().hard_link("y", "file/x").done()] {
+        let error = pull(&store, "a", &[low.clone(), high]).unwrap_err().to_string();
+        assert!(error.contains("\"file") && error.contains("no directory"), "{error}");
+    }
+    assert!(store.resolve("a").is_err());
 }

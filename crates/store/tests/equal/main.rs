@@ -6,14 +6,15 @@
 mod common;
 mod compare;
 mod corpus;
+mod kinds;
 mod layer;
 mod oracle;
 mod random;
 mod round_trip;
 
-use common::{mount_bare, open, pull};
+use common::{mount_bare, open, privileged, pull};
 use compare::{Tree, assert_equal};
-use layer::Layer;
+use layer::{Entry, Layer};
 use oracle::Oracle;
 use std::path::Path;
 use strata_sys::path::fd_path;
@@ -35,4 +36,12 @@ fn seen(dir: &Path, layers: &[Layer]) -> Tree {
     let image = pull(&store, "image", &tars).unwrap_or_else(|e| panic!("{e}\n{layers:#?}"));
     let mounted = mount_bare(&store, 1, &image);
     Tree::read(&fd_path(&mounted))
+}
+
+/// Runs a case with each list of entries as a layer.
+fn case(layers: &[&[Entry]]) {
+    if privileged() {
+        let layers: Vec<Layer> = layers.iter().map(|entries| Layer::new(*entries)).collect();
+        check(tempfile::tempdir().unwrap().path(), &layers);
+    }
 }

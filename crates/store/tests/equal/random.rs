@@ -2,7 +2,7 @@
 
 use crate::common::privileged;
 use crate::compare::{Tree, assert_equal};
-use crate::corpus::{acl, capabilities};
+use crate::kinds::{acl, capabilities};
 use crate::layer::{Entry, LONG_AGO, Layer, What};
 use crate::oracle::Oracle;
 use proptest::prelude::*;

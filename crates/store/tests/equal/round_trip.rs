@@ -2,7 +2,7 @@
 
 use crate::common::{mount_bare, open, privileged, pull};
 use crate::compare::{Tree, differences};
-use crate::corpus::{acl, capabilities};
+use crate::kinds::{acl, capabilities};
 use crate::layer::{Entry, LONG_AGO, Layer, What, dir, file, link, symlink};
 use proptest::prelude::*;
 use rustix::fs::{AtFlags, FileType, Gid, Mode, OFlags, RenameFlags, Timespec, Timestamps, Uid, XattrFlags};
