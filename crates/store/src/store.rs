@@ -225,6 +225,10 @@ fn load_refs(layout: &Layout, inner: &mut Inner) -> Result<Vec<String>> {
     Ok(unreadable)
 }
 
+fn wrote_something(upper: &Path) -> bool {
+    std::fs::read_dir(upper).is_ok_and(|mut entries| entries.next().is_some())
+}
+
 fn load_containers(layout: &Layout, inner: &mut Inner, opening: Opening) -> Result<()> {
     for id in layout.containers.names()? {
         let path = layout.containers.path.join(&id).join("container.json");
@@ -236,9 +240,15 @@ fn load_containers(layout: &Layout, inner: &mut Inner, opening: Opening) -> Resu
             Err(e) if e.kind() == Kind::NewerFormat => return Err(e),
             // The check itself says what is wrong with it.
             Err(_) if opening == Opening::ToCheck => {}
-            // Creation never came as far as its record: nobody was told of this container.
+            // Creation never came as far as its record, and nobody was told of this container; unless something was
+            // written in it, and the record was lost.
             Err(e) if e.errno() == Some(rustix::io::Errno::NOENT) => {
-                layout.discard(&layout.containers, &id)?;
+                if wrote_something(&layout.containers.path.join(&id).join("upper")) {
+                    let to = layout.put_away(&layout.containers, &id)?;
+                    tracing::warn!(container = %id, %to, "container has lost its record; what was written in it is kept there");
+                } else {
+                    layout.discard(&layout.containers, &id)?;
+                }
             }
             Err(e) => {
                 return Err(Error::damaged(format!("container {id}: {e}; move {} away", path.display())));

@@ -590,3 +590,22 @@ fn only_one_check_at_a_time_and_it_can_be_stopped() {
         .unwrap();
     assert_eq!(*second.lock().unwrap(), Some(Kind::InUse));
 }
+
+#[test]
+fn a_container_whose_record_is_lost_is_not_thrown_away() {
+    let Some(Rig { dir, store, image, .. }) = Rig::new() else { return };
+    let (written, root) = container(&store, 1, &image);
+    let (empty, other) = container(&store, 2, &image);
+    fs::write(root.path().join("etc/mine"), "work").unwrap();
+    drop((root, other, store));
+    let containers = dir.path().join("store/containers");
+    for id in [&written, &empty] {
+        fs::remove_file(containers.join(id).join("container.json")).unwrap();
+    }
+    let _store = open(dir.path());
+    assert_eq!(fs::read_dir(&containers).unwrap().count(), 0);
+    let kept: Vec<_> =
+        fs::read_dir(dir.path().join("store/lost+found")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(kept.len(), 1, "{kept:?}");
+    assert_eq!(fs::read_to_string(kept[0].join("upper/etc/mine")).unwrap(), "work");
+}

@@ -93,7 +93,8 @@ impl Run<'_> {
             vec![Reference::parse(name).map_err(|e| Error::damaged(e.to_string()))?]
         };
         let pulled = salvaged.pulled.clone();
-        let origin = salvaged.origin.unwrap_or(if pulled.is_some() { Origin::Pull } else { Origin::Load });
+        let likely = if pulled.is_some() { Origin::Pull } else { Origin::Load };
+        let origin = salvaged.origin.unwrap_or(likely);
         self.name(found, names, pulled, origin, catalog)?;
         Ok(Some(format!("written again for image {image}")))
     }

@@ -79,8 +79,8 @@ pub(super) fn compare(fs: &OwnedFd, list: List, quick: bool, meter: &Meter<'_>) 
 /// What a file with several names is known by.
 struct Linked {
     first: Vec<u8>,
-    names: u64,
-    seen: u64,
+    names: usize,
+    seen: usize,
 }
 
 struct Walk {
@@ -114,8 +114,7 @@ impl Walk {
         if !self.started {
             self.advance()?;
         }
-        loop {
-            let Some((path, _)) = &self.next else { break };
+        while let Some((path, _)) = &self.next {
             match order(path, item.path) {
                 Ordering::Less => self.missing()?,
                 Ordering::Equal => {
@@ -201,7 +200,7 @@ impl Walk {
                 self.damage.add(path, text);
             }
             (None, None) if item.stat.st_nlink > 1 => {
-                let names = u64::try_from(item.stat.st_nlink).unwrap_or(u64::MAX);
+                let names = usize::try_from(item.stat.st_nlink).unwrap_or(usize::MAX);
                 self.links.insert(item.stat.st_ino, Linked { first: path.to_vec(), names, seen: 1 });
             }
             (None, None) => {}
