@@ -16,10 +16,10 @@ use std::sync::{Arc, Condvar, Mutex, PoisonError};
 /// How much travels at a time: many times what handing it over costs, and little enough to be in the caches still when the
 /// next stage reads it.
 pub(crate) const CHUNK: usize = 256 << 10;
-/// Buffers of all pipelines together: 64 MiB.
-const ALL: usize = (64 << 20) / CHUNK;
+/// Buffers of all pipelines together, enough for forty.
+const ALL: usize = (96 << 20) / CHUNK;
 /// Buffers of a pipeline while there are plenty: what a stage may run ahead while another works off many small files.
-const MOST: usize = (8 << 20) / CHUNK;
+const MOST: usize = (4 << 20) / CHUNK;
 /// Buffers of a pipeline when there are few: every stage has one, and one lies between it and the next.
 const LEAST: usize = 6;
 
@@ -44,7 +44,7 @@ impl Default for Buffers {
 }
 
 impl Buffers {
-    /// A share for one pipeline: generous while less than half is given out. Waits if forty pipelines run already.
+    /// A share for one pipeline: generous while less than half is given out. Waits while more than forty pipelines run.
     pub(crate) fn share(&self) -> Share<'_> {
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
         let mut free =
@@ -245,6 +245,7 @@ mod tests {
         let budget = Buffers::default();
         let shares: Vec<_> = (0..20).map(|_| budget.share()).collect();
         assert!(shares[0].chunks == MOST && shares[19].chunks == LEAST);
+        assert!(40 * LEAST <= ALL);
         let given: usize = shares.iter().map(|s| s.chunks).sum();
         assert_eq!(given + *budget.free.lock().unwrap(), ALL);
         let mut all = shares;
