@@ -89,7 +89,7 @@ impl Model {
         self.gone = rest;
         for (from, to) in done {
             self.ghosts.retain(|(record, _)| !record.starts_with(&from));
-            for to in to {
+            if let Some(to) = to {
                 self.names.remove(&to);
             }
         }

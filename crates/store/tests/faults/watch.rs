@@ -148,10 +148,18 @@ pub fn mark(name: &str) {
     }
 }
 
-/// In the worker: everything it does from here on is asked for.
+/// In the worker: every change it makes from here on is asked for.
 pub fn be_watched() {
+    let all: Vec<&str> = CALLS.iter().map(|(name, _)| *name).collect();
+    be_watched_for(&all);
+}
+
+/// Only these calls are asked for, and marks.
+pub fn be_watched_for(names: &[&str]) {
     let socket = UnixStream::connect(std::env::var_os(SOCKET).unwrap()).unwrap();
-    let calls: Vec<_> = numbers().iter().map(|(number, ..)| *number).collect();
+    let asked = |name: &str| names.contains(&name) || matches!(name, "mkdir" | "mkdirat");
+    let calls: Vec<_> =
+        numbers().iter().filter(|(_, name, _)| asked(name)).map(|(number, ..)| *number).collect();
     let listener = install(&calls).unwrap();
     let fds = [listener.as_fd()];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
