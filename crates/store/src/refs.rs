@@ -49,6 +49,14 @@ impl Store {
     /// # Errors
     /// If the image is gone, or the disk fails.
     pub fn tag(&self, id: &Digest, name: &Reference) -> Result<()> {
+        self.tag_as(id, "", name)
+    }
+
+    /// The same by one of its names: images of one ID may have come by several manifests, and the new name gets that one's.
+    ///
+    /// # Errors
+    /// As [`tag`](Self::tag).
+    pub fn tag_as(&self, id: &Digest, known: &str, name: &Reference) -> Result<()> {
         if name.digest().is_some() {
             return Err(Error::invalid("refusing to create a tag with a digest reference"));
         }
@@ -56,7 +64,7 @@ impl Store {
         let record = {
             let inner = self.index.lock();
             let refs = inner.refs.values().filter(|r| r.image == *id && inner.images.contains_key(id));
-            let found = refs.min_by_key(|r| r.since).cloned();
+            let found = refs.min_by_key(|r| (r.name != known, r.since)).cloned();
             found.ok_or_else(|| Error::not_found(format!("No such image: {id}")))?
         };
         // What a registry knew it by belongs to the name it was pulled by.

@@ -63,7 +63,7 @@ fn refusal(reference: &Reference, e: Error) -> Error {
         return e.context(what);
     }
     let advice = format!(
-        "requested access to the resource is denied: log in with `docker login {}`, or give the registry's credentials in stratad's configuration",
+        "requested access to the resource is denied: log in with `strata login {}`, or give the registry's credentials in stratad's configuration",
         reference.registry()
     );
     e.context(format!("{what}: {advice}"))
