@@ -233,8 +233,14 @@ mod tests {
         assert!(matches!(ImageConfig::parse(windows), Err(ConfigError::Os(_))));
         let kind = br#"{"os":"linux","rootfs":{"type":"x"}}"#;
         assert!(matches!(ImageConfig::parse(kind), Err(ConfigError::RootfsType(_))));
-        let deep = "[".repeat(200_000);
-        assert!(ImageConfig::parse(format!("{{\"x\":{deep}").as_bytes()).is_err());
+        for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
+            let deep = format!("{}1{}", open.repeat(200_000), close.repeat(200_000));
+            for key in ["x", "config", "history"] {
+                let text = format!("{{\"rootfs\":{{\"type\":\"layers\"}},\"{key}\":{deep}}}");
+                let error = ImageConfig::parse(text.as_bytes()).unwrap_err().to_string();
+                assert!(key != "x" || error.contains("recursion limit"), "{key}: {error}");
+            }
+        }
     }
 
     #[test]

@@ -356,6 +356,21 @@ mod tests {
     }
 
     #[test]
+    fn deep_ones_do_not_exhaust_the_stack() {
+        let deep = |open: &str, close: &str| format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
+        for value in [deep("[", "]"), deep("{\"a\":", "}")] {
+            for key in ["config", "layers", "manifests", "annotations"] {
+                let text = format!("{{\"schemaVersion\":2,\"{key}\":{value}}}");
+                assert!(Document::parse(OCI_MANIFEST, text.as_bytes()).is_err(), "{key}");
+                assert!(Document::parse(OCI_INDEX, text.as_bytes()).is_err(), "{key}");
+            }
+            // What nobody reads is passed over without recursion.
+            let unknown = manifest(OCI_LAYER_GZIP).replacen('{', &format!("{{\"x\":{value},"), 1);
+            assert!(Document::parse(OCI_MANIFEST, unknown.as_bytes()).is_ok());
+        }
+    }
+
+    #[test]
     fn what_is_refused() {
         let bad = |t: &str, text: &str| Document::parse(t, text.as_bytes()).unwrap_err();
         assert!(matches!(bad("", "{\"schemaVersion\":1}"), DocumentError::Schema1(_)));
