@@ -185,7 +185,10 @@ fn whoever_stops_waiting_leaves_nothing() {
         let request = late(wanted.clone());
         let error = node.images(async |mut c| c.pull_image(request).await).unwrap_err();
         assert_eq!(error.code(), Code::DeadlineExceeded, "{error}");
-        assert!(error.message().contains("e2e/busybox") && error.message().contains("not done within"), "{error}");
+        assert!(
+            error.message().contains("e2e/busybox") && error.message().contains("not done within"),
+            "{error}"
+        );
         nothing_stays(node, "a deadline");
 
         use strata_api::debug::PullImageRequest;

@@ -93,8 +93,9 @@ fn read(path: &Path) -> Result<(ConfigFile, Map<String, Value>), Error> {
 fn write(path: &Path, whole: &Map<String, Value>) -> Result<(), Error> {
     let bad = |e: io::Error| Error::Write { path: path.into(), why: e.to_string() };
     // A link that leads somewhere stays one.
-    let target = std::fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
-    let dir = target.parent().unwrap_or(Path::new("/"));
+    let own = path.parent().unwrap_or_else(|| Path::new("/"));
+    let target = std::fs::read_link(path).map_or_else(|_| path.to_owned(), |to| own.join(to));
+    let dir = target.parent().unwrap_or_else(|| Path::new("/"));
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(bad)?;
     let beside = dir.join(format!(".config.json.{}", std::process::id()));
     let text = serde_json::to_vec_pretty(whole).map_err(|e| bad(e.into()))?;
