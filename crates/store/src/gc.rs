@@ -110,7 +110,7 @@ impl Store {
             while began.elapsed() < HOLD
                 && let Some(result) = self.collect_one(&mut inner, &mut garbage, &mut report, dry_run)
             {
-                failed = failed.or(result.err());
+                failed = failed.or_else(|| result.err());
             }
             drop(inner);
             if garbage.layers.is_empty() && garbage.blobs.is_empty() {

@@ -70,7 +70,7 @@ pub(super) fn remove(path: &Path, pace: &mut Pace<'_>) -> Result<Ended> {
             return Ok(Ended::Stopped);
         }
         // The first thing that could not be removed says more than what became of the directories around it.
-        let failed = removing.failed.or(visited.err());
+        let failed = removing.failed.or_else(|| visited.err());
         match (unlinkat(CWD, path, AtFlags::REMOVEDIR), failed) {
             (Ok(()) | Err(Errno::NOENT), _) => return Ok(Ended::Removed),
             (Err(_), Some(e)) => return Err(e),
