@@ -47,11 +47,14 @@ impl Packer<'_> {
         let item = Item { path: b".", dir: upper.as_fd(), name: b".", stat };
         let xattrs = xattr::list(&item.proc_path())?;
         let now = (item.stat.st_mode & 0o7777, item.stat.st_uid, item.stat.st_gid);
-        let same = listed.map_or(now == (0o755, 0, 0) && xattrs.is_empty(), |l| {
-            let xattrs = xattrs.iter().map(|(name, value)| (name.to_bytes(), value));
-            now == (l.mode, l.uid, l.gid)
-                && xattrs.eq(l.xattrs.iter().map(|(name, value)| (name.as_bytes(), value)))
-        });
+        let same = match listed {
+            None => now == (0o755, 0, 0) && xattrs.is_empty(),
+            Some(l) => {
+                let xattrs = xattrs.iter().map(|(name, value)| (name.to_bytes(), value));
+                now == (l.mode, l.uid, l.gid)
+                    && xattrs.eq(l.xattrs.iter().map(|(name, value)| (name.as_bytes(), value)))
+            }
+        };
         if same {
             return Ok(());
         }

@@ -267,7 +267,7 @@ fn a_layer_finds_its_place_although_blobs_are_discarded() {
     let store = Store::open(&dir.path().join("store"), options).unwrap();
     let depends = Tar::new().file("lib/x", "x").done();
     let plain = Tar::new().dir("usr/", 0o755).dir("usr/lib/", 0o700).symlink("lib", "usr/lib").done();
-    pull(&store, "alone", &[depends.clone()]).unwrap();
+    pull(&store, "alone", std::slice::from_ref(&depends)).unwrap();
     let image = pull(&store, "b", &[plain.clone(), depends.clone()]).unwrap();
     let (_, root) = container(&store, 1, &image);
     assert_eq!(root.read("usr/lib/x").unwrap(), "x");

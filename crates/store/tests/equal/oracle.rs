@@ -99,8 +99,13 @@ impl Oracle {
 
     /// The directory that a path leads to, if there is one.
     fn walk(&self, path: &[u8], own: &Own) -> Option<PathBuf> {
+        self.walk_through(path, own).map(|(dir, _)| dir)
+    }
+
+    /// The same, and the symlinks on the way.
+    fn walk_through(&self, path: &[u8], own: &Own) -> Option<(PathBuf, Vec<PathBuf>)> {
         let mut todo: VecDeque<Vec<u8>> = components(path);
-        let (mut here, mut links) = (Vec::new(), 0);
+        let (mut here, mut links) = (Vec::new(), Vec::new());
         while let Some(part) = todo.pop_front() {
             if part == b".." {
                 here.truncate(parent(&here).len());
@@ -124,8 +129,8 @@ impl Oracle {
                 here = next;
                 continue;
             };
-            links += 1;
-            if links > 40 {
+            links.push(self.below(&next));
+            if links.len() > 40 {
                 return None;
             }
             if target.starts_with(b"/") {
@@ -135,7 +140,7 @@ impl Oracle {
         }
         // What the layer makes a directory of may be something else until it has been extracted.
         let plain = |p: &[u8]| fs::symlink_metadata(self.below(p)).is_ok_and(|m| m.is_dir());
-        prefixes(&here).all(plain).then(|| self.below(&here))
+        prefixes(&here).all(plain).then(|| (self.below(&here), links))
     }
 
     fn forget_xattrs(&self, entry: &Entry) {
@@ -150,6 +155,15 @@ impl Oracle {
         }
     }
 
+    /// Whether an entry replaces what its own path leads through: what comes of that is an accident.
+    fn undoes_its_own_way(&self, entry: &Entry) -> bool {
+        let path = entry.clean_path();
+        let Some((dir, links)) = self.walk_through(parent(&path), &Own(HashMap::new())) else { return false };
+        let at = dir.join(OsStr::from_bytes(name(&path)));
+        let stays = entry.what == What::Dir && fs::symlink_metadata(&at).is_ok_and(|m| m.is_dir());
+        !stays && links.iter().any(|link| link.starts_with(&at))
+    }
+
     /// Extracts a layer; in pieces where an entry makes something else of a directory, which is removed before, or replaces
     /// its attributes.
     fn extract(&self, layer: &Layer, hands_down: &mut Vec<HandsDown>) -> Result<(), String> {
@@ -160,8 +174,18 @@ impl Oracle {
         let nothing = Own(HashMap::new());
         let mut piece: Vec<Entry> = Vec::new();
         for entry in &layer.entries {
+            let path = entry.clean_path();
+            let follows = |e: &Entry| {
+                matches!(e.what, What::Symlink(_))
+                    && components(parent(&path)).iter().any(|c| c == name(&e.clean_path()))
+            };
+            if piece.iter().any(follows) {
+                self.tar(&Layer::new(std::mem::take(&mut piece)).tar)?;
+            }
+            if self.undoes_its_own_way(entry) {
+                return Err(format!("{entry:?} replaces a symlink that its own path follows"));
+            }
             if !matches!(entry.what, What::Dir | What::Whiteout | What::Opaque) {
-                let path = entry.clean_path();
                 let dir_there = || {
                     let at = self.walk(parent(&path), &nothing)?.join(OsStr::from_bytes(name(&path)));
                     fs::symlink_metadata(&at).is_ok_and(|m| m.is_dir()).then_some(at)
@@ -336,6 +360,7 @@ fn prefixes(path: &[u8]) -> impl Iterator<Item = &[u8]> {
 fn loader() -> String {
     let found = ["/lib64/ld-linux-x86-64.so.2", "/lib/ld-linux-aarch64.so.1"];
     // Absolute symlinks lead elsewhere in the tree.
+    #[expect(clippy::disallowed_methods, reason = "a path of the host")]
     let real = found.into_iter().find_map(|p| fs::canonicalize(p).ok()).expect("a dynamic loader");
     let in_usr = real.strip_prefix("/usr").expect("Debian has its libraries in /usr");
     format!("/{USR}/{}", in_usr.display())

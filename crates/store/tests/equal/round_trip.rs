@@ -196,7 +196,8 @@ fn round_trip(steps: &[Step]) {
     let store = open(tmp.path());
     let tars: Vec<_> = below().into_iter().map(|l| l.tar).collect();
     let image = pull(&store, "image", &tars).unwrap();
-    let before = Tree::read(&fd_path(&mount_bare(&store, 0, &image)));
+    let untouched = mount_bare(&store, 0, &image);
+    let before = Tree::read(&fd_path(&untouched));
     let root = mount_bare(&store, 1, &image);
     for step in steps {
         let _ = step.run(&root);
@@ -206,7 +207,7 @@ fn round_trip(steps: &[Step]) {
     check_diff(&before, &now, &store.diff(&id).unwrap());
     let committed = store.commit(&id, &CommitOptions::default()).unwrap();
     let again = mount_bare(&store, 2, &committed);
-    let differences = differences(&now, &Tree::read(&fd_path(&again)), |path| path.is_empty());
+    let differences = differences(&now, &Tree::read(&fd_path(&again)), <[u8]>::is_empty);
     assert!(differences.is_empty(), "{differences}after {steps:#?}");
     // Once more on top of that, with nothing changed.
     assert_eq!(store.diff(&"02".repeat(32)).unwrap(), []);
