@@ -609,3 +609,43 @@ fn a_container_whose_record_is_lost_is_not_thrown_away() {
     assert_eq!(kept.len(), 1, "{kept:?}");
     assert_eq!(fs::read_to_string(kept[0].join("upper/etc/mine")).unwrap(), "work");
 }
+
+#[test]
+fn an_image_that_is_removed_during_a_check_is_not_brought_back() {
+    let Some(rig) = Rig::new() else { return };
+    flip(&rig.layer(0).join("fs/etc/motd"), 1);
+    let (removed, cancel) = (Mutex::new(false), AtomicBool::new(false));
+    // Problems of layers are told when names and documents have been checked.
+    let tell = |event| {
+        if let FsckEvent::Problem(Problem { what: What::Layer, .. }) = event {
+            rig.store.remove_image(&rig.image.id, None, false, |_| String::new()).unwrap();
+            *removed.lock().unwrap() = true;
+        }
+    };
+    let options = FsckOptions { repair: true, quick: false, source: None, tell: &tell, cancel: &cancel };
+    let summary = rig.store.fsck(&options).unwrap();
+    assert!(*removed.lock().unwrap() && summary.problems == 1, "{summary:?}");
+    assert!(rig.store.images().is_empty());
+    rig.store.gc(false).unwrap();
+    assert_eq!(layers_on_disk(rig.dir.path()), 0);
+    assert_clean(&rig.store);
+}
+
+#[test]
+fn a_layer_that_is_nested_too_deep_to_be_checked_is_not_called_damaged() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let mut tar = tar::Builder::new(Vec::new());
+    let mut h = tar::Header::new_gnu();
+    h.set_entry_type(tar::EntryType::Directory);
+    h.set_mode(0o755);
+    h.set_size(0);
+    tar.append_data(&mut h, "d/".repeat(600), &b""[..]).unwrap();
+    pull(&store, "registry.test/deep:1", &[tar.into_inner().unwrap()]).unwrap();
+    let (problems, summary) = check(&store, true, false, &Shelf::default());
+    assert!(problems.is_empty(), "{problems:#?}");
+    assert!(summary.notes[0].contains("not checked to its end"), "{summary:?}");
+}

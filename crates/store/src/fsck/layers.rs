@@ -38,6 +38,9 @@ impl Run<'_> {
             self.stopped()?;
             self.summary.layers += 1;
             self.summary.files += checked.damage.files;
+            if let Some(why) = &checked.damage.beyond {
+                self.summary.notes.push(format!("layer {} was not checked to its end: {why}", shown(&key)));
+            }
             if checked.damage.count > 0 {
                 self.damaged_layer(&key, &checked, catalog);
             } else if checked.old {

@@ -101,6 +101,10 @@ impl Run<'_> {
 
     /// Whether an image is complete, and nothing names it, and no operation that runs is about to.
     fn is_lost(&self, found: &Found, catalog: &Catalog) -> bool {
+        // Only what was lost before the check began: what it holds itself may have been removed since.
+        if self.named.contains(&found.manifest.config.digest) || !self.found.contains(&found.digest) {
+            return false;
+        }
         if self.store.is_worked_on(&self.lease, &found.digest) {
             return false;
         }

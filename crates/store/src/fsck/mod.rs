@@ -47,6 +47,10 @@ struct Run<'a> {
     good: BTreeSet<Digest>,
     /// Layers that are damaged and could not be repaired.
     broken: BTreeSet<String>,
+    /// What had a name when the check began: if it has none any more, somebody has taken it away.
+    named: BTreeSet<Digest>,
+    /// What was there when the check began.
+    found: BTreeSet<Digest>,
     /// Images something of which was repaired.
     touched: BTreeSet<Digest>,
     summary: FsckSummary,
@@ -80,9 +84,17 @@ impl Store {
 
 impl<'a> Run<'a> {
     fn new(store: &'a Store, options: &'a FsckOptions<'a>) -> Result<Self> {
+        let lease = Arc::new(store.lease("fsck")?);
+        let (named, found) = {
+            let inner = store.index.lock();
+            let named = inner.refs.values().map(|r| r.image.clone()).collect();
+            (named, inner.blobs.keys().cloned().collect())
+        };
         Ok(Self {
             store,
-            lease: Arc::new(store.lease("fsck")?),
+            lease,
+            named,
+            found,
             options,
             meter: Meter::new(options),
             good: BTreeSet::new(),

@@ -8,7 +8,7 @@ mod content;
 
 use super::meter::Meter;
 use crate::entries::{EntryMeta, Kind, List, order};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind as ErrorKind, Result};
 use crate::escape::escape;
 use crate::walk::{Item, walk};
 use attrs::Attrs;
@@ -28,6 +28,8 @@ pub(super) struct Damage {
     pub(super) named: Vec<(String, String)>,
     /// How many there are.
     pub(super) count: u64,
+    /// Why part of the layer could not be looked at, where that is no damage: it is nested deeper than a walk goes.
+    pub(super) beyond: Option<String>,
     /// How many entries were looked at.
     pub(super) files: u64,
 }
@@ -36,6 +38,7 @@ impl Damage {
     /// Takes over what another one has found.
     pub(super) fn merge(&mut self, other: Self) {
         self.files += other.files;
+        self.beyond = self.beyond.take().or(other.beyond);
         self.count += other.count;
         self.named.extend(other.named);
         self.named.truncate(NAMED);
@@ -65,9 +68,14 @@ pub(super) fn compare(fs: &OwnedFd, list: List, quick: bool, meter: &Meter<'_>) 
             if meter.read(0) { state.item(item) } else { Err(Error::invalid("the check was stopped")) }
         })
         .and_then(|()| state.rest());
-        let mut damage = state.finish();
-        if let Err(e) = walked {
-            damage.add(b"", e.to_string());
+        if walked.is_ok() {
+            state.names_elsewhere();
+        }
+        let mut damage = state.damage;
+        match walked {
+            Err(e) if e.kind() == ErrorKind::Invalid => damage.beyond = Some(e.to_string()),
+            Err(e) => damage.add(b"", e.to_string()),
+            Ok(()) => {}
         }
         damage
     });
@@ -208,12 +216,12 @@ impl Walk {
         false
     }
 
-    fn finish(mut self) -> Damage {
-        for linked in self.links.into_values().filter(|l| l.names > l.seen) {
+    /// Files that have names which the walk has not met.
+    fn names_elsewhere(&mut self) {
+        for linked in self.links.values().filter(|l| l.names > l.seen) {
             let text = format!("it has {} names, of which {} are in this layer", linked.names, linked.seen);
             self.damage.add(&linked.first, text);
         }
-        self.damage
     }
 }
 
