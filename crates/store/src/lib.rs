@@ -44,6 +44,8 @@ mod pack;
 mod record;
 mod refs;
 mod restore;
+#[doc(hidden)]
+pub mod stages;
 mod store;
 mod sync;
 mod trash;
