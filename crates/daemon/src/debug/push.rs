@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::node::Node;
 use crate::registry::{Session, Start};
 use crate::tasks::blocking;
-use futures_util::{StreamExt, TryStreamExt, stream};
+use futures_util::{TryStreamExt, stream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};

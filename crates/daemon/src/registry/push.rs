@@ -238,3 +238,6 @@ impl Source {
         })
     }
 }
+
+#[cfg(test)]
+mod tests;
