@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::record::LayerRecord;
 use crate::xattr;
 use rustix::fs::{FileType, OFlags, Stat};
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -18,6 +18,9 @@ use strata_sys::path::{Root, fd_path};
 
 /// As the kernel does it (path_resolution(7)).
 const MAX_SYMLINKS: usize = 40;
+
+/// A file's device and inode.
+pub(super) type FileId = (u64, u64);
 
 /// What a path of a lower layer is to one who walks through it.
 pub(super) enum Found {
@@ -174,15 +177,19 @@ impl<'a> Below<'a> {
         Ok(self.view.root().resolve(OsStr::from_bytes(tree::parent_of(path)), flags)?)
     }
 
-    /// All names of a file below that can be seen.
-    pub(super) fn names_of(&self, stat: &Stat) -> Result<Vec<Vec<u8>>> {
-        let mut names = Vec::new();
+    /// All names of some files below that can be seen.
+    pub(super) fn names_of(&self, files: &HashSet<FileId>) -> Result<HashMap<FileId, Vec<Vec<u8>>>> {
+        let mut names: HashMap<_, Vec<Vec<u8>>> = HashMap::new();
+        if files.is_empty() {
+            return Ok(names);
+        }
         crate::walk::walk(self.view.root(), &mut |item| {
             if self.hides(item.path) {
                 return Ok(false);
             }
-            if (item.stat.st_ino, item.stat.st_dev) == (stat.st_ino, stat.st_dev) {
-                names.push(item.path.to_vec());
+            let id = (item.stat.st_dev, item.stat.st_ino);
+            if files.contains(&id) {
+                names.entry(id).or_default().push(item.path.to_vec());
             }
             Ok(true)
         })?;

@@ -64,9 +64,9 @@ impl Unpacker<'_> {
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             return Err(Error::invalid("a hard link to a directory"));
         }
-        let same = |b: &BroughtUp| (b.stat.st_dev, b.stat.st_ino) == (stat.st_dev, stat.st_ino);
-        let at = match self.brought_up.iter().position(same) {
-            Some(at) => at,
+        let id = (stat.st_dev, stat.st_ino);
+        let at = match self.brought_up_at.get(&id) {
+            Some(at) => *at,
             None => {
                 let side_name = self.brought_up.len().to_string();
                 copy::one(
@@ -77,6 +77,7 @@ impl Unpacker<'_> {
                     &stat,
                 )?;
                 self.brought_up.push(BroughtUp { stat, target, side_name, group: 0 });
+                self.brought_up_at.insert(id, self.brought_up.len() - 1);
                 self.brought_up.len() - 1
             }
         };
@@ -106,15 +107,17 @@ impl Unpacker<'_> {
 
     /// Brings up the other names of each such file: those that can still be seen.
     pub(super) fn finish_links(&mut self) -> Result<()> {
+        let Some(below) = &self.below else { return Ok(()) };
+        // What was linked to one may have been replaced since.
+        let used = |file: &&BroughtUp| self.tree.name_in(file.group).is_some();
+        let several = self.brought_up.iter().filter(used).filter(|file| file.stat.st_nlink > 1);
+        let several = several.map(|file| (file.stat.st_dev, file.stat.st_ino)).collect();
+        let mut names = below.names_of(&several)?;
         for at in 0..self.brought_up.len() {
-            let (Some(file), Some(below)) = (self.brought_up.get(at), &self.below) else { break };
-            // What was linked to it may have been replaced since.
+            let Some(file) = self.brought_up.get(at) else { break };
             if self.tree.name_in(file.group).is_some() {
-                let names = match file.stat.st_nlink {
-                    0 | 1 => vec![file.target.clone()],
-                    _ => below.names_of(&file.stat)?,
-                };
-                for name in names {
+                let alone = || vec![file.target.clone()];
+                for name in names.remove(&(file.stat.st_dev, file.stat.st_ino)).unwrap_or_else(alone) {
                     self.bring_up(at, name)?;
                 }
             }

@@ -28,7 +28,7 @@ use archive::Archive;
 pub(crate) use attrs::{Attrs, times};
 pub(crate) use below::Below;
 use rustix::fs::{Mode, OFlags};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
 use std::io::Read;
 use std::os::fd::OwnedFd;
@@ -68,6 +68,7 @@ pub(crate) fn unpack(
         renewed: BTreeSet::new(),
         links: BTreeMap::new(),
         brought_up: Vec::new(),
+        brought_up_at: HashMap::new(),
         late: BTreeMap::new(),
         root_attrs: None,
         buffer: vec![0; BUFFER],
@@ -111,6 +112,8 @@ struct Unpacker<'b> {
     /// Hard links to what this layer has not got, as far as it has come.
     links: BTreeMap<Vec<u8>, Vec<u8>>,
     brought_up: Vec<links::BroughtUp>,
+    /// Which of them has a device and an inode.
+    brought_up_at: HashMap<below::FileId, usize>,
     late: BTreeMap<Vec<u8>, late::Late>,
     root_attrs: Option<RootAttrs>,
     buffer: Vec<u8>,

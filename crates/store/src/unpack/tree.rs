@@ -31,6 +31,8 @@ pub(super) struct Tree {
     nodes: BTreeMap<Vec<u8>, (Node, EntryMeta)>,
     /// Names of one file have the same number.
     groups: BTreeMap<Vec<u8>, u32>,
+    /// The names of each such file.
+    members: BTreeMap<u32, BTreeSet<Vec<u8>>>,
     next_group: u32,
     /// Paths that were taken for directories of a lower layer, of which the tree says so no longer.
     passed: BTreeSet<Vec<u8>>,
@@ -113,7 +115,7 @@ impl Tree {
     /// A further name of a file.
     pub(super) fn link(&mut self, path: Vec<u8>, target: &[u8], node: Node, meta: EntryMeta) {
         let group = self.group_of(target);
-        self.groups.insert(path.clone(), group);
+        self.join_group(&path, group);
         self.insert_with(path, node, meta);
     }
 
@@ -123,13 +125,18 @@ impl Tree {
             return *group;
         }
         self.next_group += 1;
-        self.groups.insert(path.to_vec(), self.next_group);
+        self.join_group(path, self.next_group);
         self.next_group
+    }
+
+    fn join_group(&mut self, path: &[u8], group: u32) {
+        self.groups.insert(path.to_vec(), group);
+        self.members.entry(group).or_default().insert(path.to_vec());
     }
 
     /// A name of a file that has a number.
     pub(super) fn name_in(&self, group: u32) -> Option<&Vec<u8>> {
-        self.groups.iter().find(|(_, g)| **g == group).map(|(path, _)| path)
+        self.members.get(&group)?.first()
     }
 
     /// Forgets a path and everything below it.
@@ -140,7 +147,11 @@ impl Tree {
         gone.push(path.to_vec());
         for path in gone {
             let removed = self.nodes.remove(&path);
-            self.groups.remove(&path);
+            if let Some(group) = self.groups.remove(&path)
+                && let Some(names) = self.members.get_mut(&group)
+            {
+                names.remove(&path);
+            }
             if removed.is_some_and(|(node, _)| node == Node::Dir { listed: false }) {
                 self.passed.insert(path);
             }

@@ -217,6 +217,7 @@ impl Oracle {
                 let dir = self.walk(parent(&path), &nothing).ok_or("a directory is not where it was made")?;
                 let dir = dir.join(OsStr::from_bytes(name(&path)));
                 fs::set_permissions(&dir, fs::Permissions::from_mode(UNTOUCHED)).unwrap();
+                hands_down.retain(|(earlier, ..)| *earlier != dir);
                 hands_down.push((dir, entry.mode, acl));
             }
         }
