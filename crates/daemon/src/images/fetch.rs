@@ -29,6 +29,9 @@ struct Resolved {
     manifest: Manifest,
     media_type: String,
     bytes: Vec<u8>,
+    /// The other documents that the image needs and that are not here. They come into the store with the image: one that
+    /// cannot be used leaves nothing of them behind.
+    others: Vec<(Digest, Vec<u8>)>,
 }
 
 impl Fetch {
@@ -42,10 +45,10 @@ impl Fetch {
         let store = &self.images.store;
         let lease = Arc::new(store.lease(&format!("pull of {}", self.reference))?);
         let registry = self.images.registry.session(&self.reference, self.auth.as_ref()).await?;
-        let resolved = self.resolve(&registry, &lease).await?;
+        let mut resolved = self.resolve(&registry, &lease).await?;
         self.board.resolved(&self.reference.to_string(), &resolved.pulled, &resolved.manifest.layers);
         store.limits().check_sizes(resolved.manifest.layers.iter().map(|layer| layer.size))?;
-        let config = self.config(&registry, &lease, &resolved.manifest).await?;
+        let config = self.config(&registry, &lease, &mut resolved).await?;
         let fetched = self.layers(&registry, &lease, &resolved.manifest, &config).await?;
         let pulled = resolved.pulled.clone();
         let name = self.name();
@@ -84,8 +87,8 @@ impl Fetch {
         match parse(&manifest)? {
             Document::Manifest(parsed) => {
                 // What led here belongs to the image: without it, nobody can check its digest again.
-                self.images.store.put_blob_as(lease, &pulled, &top.bytes).map_err(of_content)?;
-                Ok(Resolved::new(pulled, parsed, manifest))
+                let others = vec![(pulled.clone(), top.bytes)];
+                Ok(Resolved { others, ..Resolved::new(pulled, parsed, manifest) })
             }
             Document::Index(_) => {
                 let why = format!(
@@ -114,9 +117,14 @@ impl Fetch {
         registry.manifest(digest.as_str()).await
     }
 
-    /// The image's config, which is put into the store.
-    async fn config(&self, registry: &Session, lease: &Lease, manifest: &Manifest) -> Result<ImageConfig> {
-        let (store, wanted) = (&self.images.store, &manifest.config);
+    /// The image's config.
+    async fn config(
+        &self,
+        registry: &Session,
+        lease: &Lease,
+        resolved: &mut Resolved,
+    ) -> Result<ImageConfig> {
+        let (store, wanted) = (&self.images.store, &resolved.manifest.config);
         let here = store.has_blob(lease, &wanted.digest);
         let bytes = if here {
             store.read_blob(&wanted.digest, strata_oci::config::MAX_SIZE)?
@@ -125,12 +133,11 @@ impl Fetch {
         };
         let config = ImageConfig::parse(&bytes).map_err(|e| Error::precondition(e.to_string()))?;
         config
-            .check_layers(manifest.layers.len())
+            .check_layers(resolved.manifest.layers.len())
             .map_err(|e| Error::new(Kind::DataLoss, format!("{e}; push the image again")))?;
         self.check_platform(&config)?;
-        // What cannot be used leaves nothing behind.
         if !here {
-            store.put_blob_as(lease, &wanted.digest, &bytes).map_err(of_content)?;
+            resolved.others.push((wanted.digest.clone(), bytes));
         }
         Ok(config)
     }
@@ -179,6 +186,9 @@ impl Fetch {
     async fn commit(&self, lease: Arc<Lease>, resolved: Resolved, name: Reference) -> Result<Arc<Image>> {
         let store = Arc::clone(&self.images.store);
         let work = move || {
+            for (digest, bytes) in &resolved.others {
+                store.put_blob_as(&lease, digest, bytes)?;
+            }
             let new = NewImage {
                 media_type: resolved.media_type,
                 manifest: &resolved.bytes,
@@ -195,7 +205,7 @@ impl Fetch {
 
 impl Resolved {
     fn new(pulled: Digest, manifest: Manifest, fetched: Fetched) -> Self {
-        Self { pulled, manifest, media_type: fetched.media_type, bytes: fetched.bytes }
+        Self { pulled, manifest, media_type: fetched.media_type, bytes: fetched.bytes, others: Vec::new() }
     }
 }
 

@@ -1,5 +1,7 @@
 //! Pulls from a registry on loopback into a real store.
 
+mod hostile;
+
 use super::*;
 use crate::config;
 use crate::error::Kind;
