@@ -182,6 +182,10 @@ fn load_blobs(layout: &Layout, inner: &mut Inner) -> Result<()> {
 
 fn load_layers(layout: &Layout, inner: &mut Inner) -> Result<()> {
     for key in layout.layers.names()? {
+        // What an interrupted repair was about to put in place of a layer: the next collection takes it.
+        if key.starts_with("repair.") {
+            continue;
+        }
         let path = layout.layers.path.join(&key).join("layer.json");
         match record::read_whole::<LayerRecord>(&path) {
             Ok(layer) => {

@@ -16,8 +16,21 @@ use strata_sys::durable;
 const USERS: &str = "containers";
 
 impl Store {
-    /// Puts the layer that is called `spare` in place of another one, in one step.
+    /// Puts the layer that is called `spare` in place of another one, in one step. If that fails, the spare one is gone.
     pub(crate) fn swap_layer(&self, lease: &Lease, key: &str, spare: &str) -> Result<()> {
+        let swapped = self.swap_synced(lease, key, spare);
+        if swapped.is_err() {
+            let mut inner = self.index.lock();
+            if inner.layers.remove(spare).is_some()
+                && let Err(e) = self.layout.discard(&self.layout.layers, spare)
+            {
+                tracing::warn!(layer = %spare, error = %e, "cannot be discarded; the next start does");
+            }
+        }
+        swapped
+    }
+
+    fn swap_synced(&self, lease: &Lease, key: &str, spare: &str) -> Result<()> {
         // What takes the place must not be lost in a power cut.
         self.sync_published(lease).context(|| format!("layer {key}"))?;
         let layers = &self.layout.layers;

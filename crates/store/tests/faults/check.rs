@@ -26,12 +26,15 @@ pub fn wait_for_trash(dir: &Path) {
 }
 
 /// Everything that is listed is whole, what must be listed is, and one collection leaves nothing else.
-pub fn settled(store: &Store, dir: &Path, scene: &Scene) {
+/// What a scene repairs counts once it has been done.
+pub fn settled(store: &Store, dir: &Path, scene: &Scene, done: bool) {
     for name in scene.stay {
         store.resolve(name).unwrap_or_else(|e| panic!("{name} is not listed: {e}"));
     }
     let discards = (scene.options)().discard_blobs;
-    store.images().iter().for_each(|image| whole(store, dir, image, !discards));
+    if done || !scene.repairs {
+        store.images().iter().for_each(|image| whole(store, dir, image, !discards));
+    }
     store.gc(false).unwrap();
     nothing_else(store, dir);
 }

@@ -101,10 +101,10 @@ fn try_fault(scene: &'static Scene, dir: &Path, fault: Fault, at: At) -> Result<
     let looked = std::panic::catch_unwind(|| {
         let store = Store::open(&dir.join("store"), (scene.options)()).unwrap();
         store.pods().unwrap();
-        check::settled(&store, dir, scene);
-        if fault == Fault::Kill {
+        check::settled(&store, dir, scene, false);
+        if fault == Fault::Kill || scene.repairs {
             (scene.act)(&store).unwrap();
-            check::settled(&store, dir, scene);
+            check::settled(&store, dir, scene, true);
         }
     });
     if let Err(panic) = looked {
@@ -227,5 +227,7 @@ scenes! {
     tagging: "tag",
     removing: "remove",
     collecting: "collect",
+    loading: "load",
+    repairing: "repair",
     making_containers: "container",
 }

@@ -9,6 +9,8 @@
     clippy::print_stderr
 )]
 
+#[path = "../common/archives.rs"]
+mod archives;
 mod check;
 #[path = "../common/mod.rs"]
 mod common;

@@ -25,6 +25,8 @@ struct Model {
     ghosts: Vec<(PathBuf, BTreeSet<PathBuf>)>,
     /// Where things in trash/ were.
     origins: HashMap<PathBuf, PathBuf>,
+    /// How much was found that a ref that was being written needs.
+    checked: usize,
     wrong: Vec<String>,
 }
 
@@ -149,6 +151,7 @@ impl Model {
                     self.ghosts.push((to.to_owned(), self.needs(to)));
                 }
                 let needs = self.needs(from);
+                self.checked += needs.len();
                 self.must_be_on_disk(step, from, false);
                 needs
                     .iter()
@@ -271,12 +274,19 @@ fn no_step_depends_on_an_unsynced_one() {
                     model.step(step);
                     steps += 1;
                 }
+                // The damage was no work of the store's.
+                Seen::Mark("begin") if scene.repairs => {
+                    model.everything_is_on_disk();
+                    model.wrong.clear();
+                }
                 Seen::Mark(mark) if mark == "end" || mark.contains('=') => model.told(mark),
                 Seen::Mark(_) => {}
             }
             Verdict::Go
         });
         assert!(ended.status.success(), "{}", ended.output);
+        let names = !matches!(scene.name, "open" | "container" | "repair");
+        assert!(!names || model.checked > 0, "{}: nothing needs anything", scene.name);
         assert!(steps > 10, "{}: {steps} steps", scene.name);
         assert!(model.wrong.is_empty(), "{}:\n{}", scene.name, model.wrong.join("\n"));
     }

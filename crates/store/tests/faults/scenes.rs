@@ -1,12 +1,17 @@
 //! What the workers do: for each operation of the store what must be there before, and the operation itself.
 
+use crate::archives;
 use crate::check;
 use crate::common::{self, Tar};
 use crate::watch::{be_watched, mark};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, Mutex};
 use strata_oci::Reference;
-use strata_store::{CommitOptions, Image, LayerSource, Options, RecordKind, Result, Store};
+use strata_store::{
+    ArchiveFormat, CommitOptions, FsckEvent, FsckOptions, Image, LayerSource, Options, RecordKind, Result,
+    Store,
+};
 
 const DIRECTORY: &str = "STRATA_FAULTS_DIRECTORY";
 const SCENE: &str = "STRATA_FAULTS_SCENE";
@@ -29,6 +34,8 @@ pub struct Scene {
     pub before: fn(&Store),
     /// The operation; doing it again, whether it failed or not, is no error.
     pub act: fn(&Store) -> Result<()>,
+    /// Whether something is damaged until it has succeeded.
+    pub repairs: bool,
     /// Names that are listed whatever becomes of it.
     pub stay: &'static [&'static str],
 }
@@ -37,12 +44,20 @@ const POD: &str = "1111111111111111111111111111111111111111111111111111111111111
 const CONTAINER: &str = "22222222222222222222222222222222222222222222222222222222222222bb";
 
 pub const SCENES: &[Scene] = &[
-    Scene { name: "open", options: Options::default, before: |_| {}, act: |_| Ok(()), stay: &[] },
+    Scene {
+        name: "open",
+        options: Options::default,
+        before: |_| {},
+        act: |_| Ok(()),
+        repairs: false,
+        stay: &[],
+    },
     Scene {
         name: "pull",
         options: Options::default,
         before: |store| drop(pull_below(store)),
         act: |store| common::pull(store, "app:1", &[base(), top()]).map(drop),
+        repairs: false,
         stay: &["below:1"],
     },
     Scene {
@@ -50,6 +65,7 @@ pub const SCENES: &[Scene] = &[
         options: discarding,
         before: |_| {},
         act: |store| common::pull(store, "app:1", &[base(), top()]).map(drop),
+        repairs: false,
         stay: &[],
     },
     Scene {
@@ -57,6 +73,7 @@ pub const SCENES: &[Scene] = &[
         options: Options::default,
         before: |store| drop(pull_below(store)),
         act: |store| common::pull(store, "below:1", &[base(), top()]).map(drop),
+        repairs: false,
         stay: &["below:1"],
     },
     Scene {
@@ -64,6 +81,7 @@ pub const SCENES: &[Scene] = &[
         options: Options::default,
         before: changed_container,
         act: commit,
+        repairs: false,
         stay: &["below:1"],
     },
     Scene {
@@ -74,6 +92,7 @@ pub const SCENES: &[Scene] = &[
             common::pull(store, "app:1", &[base(), top()]).unwrap();
         },
         act: tag,
+        repairs: false,
         stay: &["below:1", "app:1"],
     },
     Scene {
@@ -84,14 +103,39 @@ pub const SCENES: &[Scene] = &[
             common::pull(store, "app:1", &[base(), top()]).unwrap();
         },
         act: remove,
+        repairs: false,
         stay: &["below:1"],
     },
-    Scene { name: "collect", options: Options::default, before: litter, act: collect, stay: &["below:1"] },
+    Scene {
+        name: "collect",
+        options: Options::default,
+        before: litter,
+        act: collect,
+        repairs: false,
+        stay: &["below:1"],
+    },
+    Scene {
+        name: "load",
+        options: Options::default,
+        before: archive,
+        act: load,
+        repairs: false,
+        stay: &["below:1"],
+    },
+    Scene {
+        name: "repair",
+        options: Options::default,
+        before: damage,
+        act: repair,
+        repairs: true,
+        stay: &["below:1"],
+    },
     Scene {
         name: "container",
         options: Options::default,
         before: |store| drop(pull_below(store)),
         act: container,
+        repairs: false,
         stay: &["below:1"],
     },
 ];
@@ -103,7 +147,7 @@ fn discarding() -> Options {
 
 /// A little of everything, again and again: for cutting the power.
 const CHURN: Scene =
-    Scene { name: "churn", options: Options::default, before: |_| {}, act: churn, stay: &[] };
+    Scene { name: "churn", options: Options::default, before: |_| {}, act: churn, repairs: false, stay: &[] };
 
 pub fn all() -> impl Iterator<Item = &'static Scene> {
     SCENES.iter().chain([&CHURN])
@@ -148,10 +192,11 @@ pub fn work_if_asked() {
     check::wait_for_trash(&dir);
     mark("end");
     eprintln!("{}: {done:?}", scene.name);
-    if std::env::var(AFTER).unwrap() == format!("{:?}", After::Again) {
+    let again = std::env::var(AFTER).unwrap() == format!("{:?}", After::Again);
+    if again {
         (scene.act)(&store).unwrap();
     }
-    check::settled(&store, &dir, scene);
+    check::settled(&store, &dir, scene, again || done.is_ok());
 }
 
 fn pull_below(store: &Store) -> Arc<Image> {
@@ -232,6 +277,43 @@ fn litter(store: &Store) {
 
 fn collect(store: &Store) -> Result<()> {
     store.gc(false).map(drop)
+}
+
+fn archive_of(store: &Store) -> PathBuf {
+    store.root().with_file_name("archive.tar")
+}
+
+fn archive(store: &Store) {
+    pull_below(store);
+    let image = common::pull(store, "app:1", &[base(), top()]).unwrap();
+    let bytes = archives::save(store, &["app:1"], ArchiveFormat::Oci);
+    std::fs::write(archive_of(store), bytes).unwrap();
+    store.remove_image(&image.id, None, false, |_| String::new()).unwrap();
+}
+
+fn load(store: &Store) -> Result<()> {
+    archives::load(store, &std::fs::read(archive_of(store)).unwrap()).map(drop)
+}
+
+/// A layer with a file that was changed, one that is missing, and one too many.
+fn damage(store: &Store) {
+    let image = pull_below(store);
+    let fs = store.root().join("layers").join(&image.layers[0].key).join("fs");
+    std::fs::write(fs.join("usr/lib/small"), "SMALL").unwrap();
+    std::fs::remove_file(fs.join("gone")).unwrap();
+    std::fs::write(fs.join("extra"), "").unwrap();
+}
+
+fn repair(store: &Store) -> Result<()> {
+    let problems = Mutex::new(Vec::new());
+    let tell = |event: FsckEvent| problems.lock().unwrap().push(event);
+    let cancel = AtomicBool::new(false);
+    let options = FsckOptions { repair: true, quick: false, source: None, tell: &tell, cancel: &cancel };
+    let summary = store.fsck(&options)?;
+    if summary.clean() {
+        return Ok(());
+    }
+    Err(std::io::Error::other(format!("{:?}", problems.into_inner().unwrap())).into())
 }
 
 /// A pod and its container, from the first record to the last.
