@@ -37,6 +37,12 @@ impl Unpacker<'_> {
             return Ok(());
         }
         match self.tree.get(&target) {
+            // Below, one that is not listed may turn out to be a symlink.
+            Some(Node::Dir { listed: false }) if self.below.is_none() => {
+                self.clear(path, name)?;
+                self.links.insert(path.to_vec(), target);
+                Ok(())
+            }
             Some(Node::Dir { .. }) => Err(Error::invalid("a hard link to a directory")),
             Some(node) => {
                 let (node, meta) = (node.clone(), self.tree.meta(&target).cloned().unwrap_or_default());

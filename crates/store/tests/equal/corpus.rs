@@ -187,6 +187,8 @@ fn hard_links_across_layers() {
         &[link("y", "d/b"), file("x", "")],
     ]);
     case(&[&low, &[link("d/b", "d/a"), link("single", "d/a")]]);
+    // What the path leads through, and what its target is.
+    case(&[&low, &[link("s/a", "s")]]);
 }
 
 #[test]
