@@ -161,14 +161,14 @@ pub(super) fn load(
                 }
             }
             Err(e) => {
-                let _ = out.send(Err(of_archive(e).into())).await;
+                let _ = out.send(Err(of_archive(&e).into())).await;
             }
         }
     });
     Ok(ReceiverStream::new(stream))
 }
 
-fn of_archive(e: Error) -> Error {
+fn of_archive(e: &Error) -> Error {
     let advice = if e.kind() == Kind::InvalidArgument { "; nothing was loaded" } else { "" };
     Error::new(e.kind(), format!("load: {e}{advice}"))
 }

@@ -201,23 +201,23 @@ fn odd(url: &Url, what: std::fmt::Arguments<'_>) -> Error {
     Error::new(Kind::Internal, format!("{}: the registry {what}; {why}", shown(url)))
 }
 
-/// A file that is read as a stream.
-enum Reading {
-    Closed(Source),
-    Open(Source, tokio::fs::File, Hasher, u64),
+/// A file that is read as a stream; it is opened when it is first wanted.
+struct Reading {
+    source: Source,
+    file: Option<tokio::fs::File>,
+    hasher: Hasher,
+    total: u64,
 }
 
 impl Source {
     /// The file's bytes; it ends with an error where they are not the blob's.
     fn stream(self) -> impl Stream<Item = io::Result<Bytes>> + Send + 'static {
-        try_unfold(Reading::Closed(self), |reading| async move {
-            let (source, mut file, mut hasher, total) = match reading {
-                Reading::Open(source, file, hasher, total) => (source, file, hasher, total),
-                Reading::Closed(source) => {
-                    let file = tokio::fs::File::open(&source.path).await?;
-                    let hasher = Hasher::new(source.blob.digest.algorithm());
-                    (source, file, hasher, 0)
-                }
+        let hasher = Hasher::new(self.blob.digest.algorithm());
+        let reading = Reading { source: self, file: None, hasher, total: 0 };
+        try_unfold(reading, |Reading { source, file, mut hasher, total }| async move {
+            let mut file = match file {
+                Some(file) => file,
+                None => tokio::fs::File::open(&source.path).await?,
             };
             let mut bytes = bytes::BytesMut::with_capacity(CHUNK);
             let n = file.read_buf(&mut bytes).await?;
@@ -234,7 +234,7 @@ impl Source {
                 return Ok(None);
             }
             source.sent.store(total, Ordering::Relaxed);
-            Ok(Some((bytes.freeze(), Reading::Open(source, file, hasher, total))))
+            Ok(Some((bytes.freeze(), Reading { source, file: Some(file), hasher, total })))
         })
     }
 }

@@ -44,7 +44,7 @@ async fn blobs_then_the_manifest() {
     let server = Server::start(|_, r| match (r.method.as_str(), r.path.contains("/manifests/")) {
         ("HEAD", _) => Answer::new(404),
         ("PUT", true) => Answer::new(201),
-        _ => begin(r).unwrap_or(Answer::new(201)),
+        _ => begin(r).unwrap_or_else(|| Answer::new(201)),
     })
     .await;
     let session = session(&server, None).await;
@@ -72,8 +72,10 @@ async fn blobs_then_the_manifest() {
 #[tokio::test]
 async fn a_blob_may_come_from_another_repository() {
     let server =
-        Server::start(|n, r| if n == 0 { Answer::new(201) } else { begin(r).unwrap_or(Answer::new(404)) })
-            .await;
+        Server::start(
+            |n, r| if n == 0 { Answer::new(201) } else { begin(r).unwrap_or_else(|| Answer::new(404)) },
+        )
+        .await;
     let session = session(&server, None).await;
     let (_file, blob) = blob(BYTES);
     let mount = Some((&blob.digest, "other/app"));
@@ -130,7 +132,7 @@ async fn tokens_allow_to_look_to_push_and_to_mount() {
         );
         match r.header("authorization") {
             None => Answer::new(401).header("www-authenticate", realm),
-            Some(_) => begin(r).unwrap_or(Answer::new(404)),
+            Some(_) => begin(r).unwrap_or_else(|| Answer::new(404)),
         }
     })
     .await;
@@ -155,7 +157,7 @@ async fn what_goes_wrong_is_said() {
     assert_eq!(error.kind(), Kind::PermissionDenied);
     assert!(error.to_string().contains("DENIED"), "{error}");
     // A damaged blob is found before the registry has all of it, and is not sent again and again.
-    let server = Server::start(|_, r| begin(r).unwrap_or(Answer::new(201))).await;
+    let server = Server::start(|_, r| begin(r).unwrap_or_else(|| Answer::new(201))).await;
     for other in ["the bytes of a LAYER", "the bytes", "the bytes of a layer and more"] {
         std::fs::write(file.path(), other).unwrap();
         let error = send(&session(&server, None).await, &blob, file.path()).await.unwrap_err();
