@@ -100,15 +100,15 @@ pub(crate) struct LayerRecord {
     /// What it hides, as it is on disk.
     #[serde(default, with = "escape::list")]
     pub(crate) whiteouts: Vec<Vec<u8>>,
-    /// Hard links to files of lower layers: pairs of name and target.
-    #[serde(default, with = "escape::list")]
-    pub(crate) links: Vec<Vec<u8>>,
     /// Directories that hide what is below them.
     #[serde(default, with = "escape::list")]
     pub(crate) opaque: Vec<Vec<u8>>,
     /// Whiteouts as they are archived.
     #[serde(default, with = "escape::list")]
     pub(crate) markers: Vec<Vec<u8>>,
+    /// Hard links to files of lower layers: pairs of name and target.
+    #[serde(default, with = "escape::list")]
+    pub(crate) links: Vec<Vec<u8>>,
 }
 
 impl RefRecord {
