@@ -12,6 +12,7 @@
 #[path = "../common/archives.rs"]
 mod archives;
 mod check;
+mod churn;
 #[path = "../common/mod.rs"]
 mod common;
 mod disk;
