@@ -170,7 +170,7 @@ fn images_in_use_stay_by_every_door() {
         // A name may go, as long as there is another.
         remove_image(node, "other/name:1").unwrap();
         remove_image(node, "other/name:1").unwrap();
-        assert_eq!(df(node).images[0].repo_tags, [image.clone()]);
+        assert_eq!(df(node).images[0].repo_tags, std::slice::from_ref(&image));
         node.stop_container(&id, 0).unwrap();
         assert_eq!(remove_image(node, &image).unwrap_err().code(), tonic::Code::FailedPrecondition);
         node.remove_container(&id).unwrap();

@@ -245,7 +245,7 @@ mod tests {
         let budget = Buffers::default();
         let shares: Vec<_> = (0..20).map(|_| budget.share()).collect();
         assert!(shares[0].chunks == MOST && shares[19].chunks == LEAST);
-        assert!(40 * LEAST <= ALL);
+        const { assert!(40 * LEAST <= ALL) };
         let given: usize = shares.iter().map(|s| s.chunks).sum();
         assert_eq!(given + *budget.free.lock().unwrap(), ALL);
         let mut all = shares;

@@ -300,7 +300,8 @@ impl Store {
         for layer in layers {
             let digest = &layer.digest;
             let needed = |r: &RefRecord, l: &LayerRef| {
-                l.blob.digest == *digest && (r.origin != Origin::Pull || inner.may_be_unpacked_anew(&l.diff_id))
+                l.blob.digest == *digest
+                    && (r.origin != Origin::Pull || inner.may_be_unpacked_anew(&l.diff_id))
             };
             let kept = inner.held_by_others(lease, digest)
                 || inner.refs.values().any(|r| r.layers.iter().any(|l| needed(r, l)));

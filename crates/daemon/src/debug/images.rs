@@ -57,10 +57,10 @@ pub(super) async fn login(node: &Node, request: debug::LoginRequest) -> Result<d
     let auth = credentials(request.auth.unwrap_or_default());
     // What can stand before an image's name is a registry.
     let server = auth.server_address.clone();
-    let reference = Reference::parse(&format!("{server}/image"))
-        .ok()
-        .filter(|r| r.registry() == server)
-        .ok_or_else(|| Error::invalid(format!("{server:?} is no registry; name it as images do: HOST[:PORT]")))?;
+    let reference =
+        Reference::parse(&format!("{server}/image")).ok().filter(|r| r.registry() == server).ok_or_else(
+            || Error::invalid(format!("{server:?} is no registry; name it as images do: HOST[:PORT]")),
+        )?;
     let checked = node.images.registry().check(reference.registry(), &auth).await;
     checked.map_err(|e| e.context(format!("login at {server}")))?;
     Ok(debug::LoginResponse {})

@@ -14,8 +14,8 @@ mod errors;
 mod fetch;
 mod flight;
 mod layer;
-mod remove;
 mod refetch;
+mod remove;
 
 #[cfg(test)]
 mod tests;
