@@ -267,6 +267,9 @@ fn what_is_pushed_is_pulled_back() {
         let remote = digest(node, &docker(mine));
         let raw = skopeo(node, &["inspect", "--raw", &docker(mine)]);
         assert_eq!(last, format!("v1: digest: {remote} size: {}", raw.stdout.len()));
+        // From now on the registry's digest is a name of it, too.
+        let digests = node.strata(&["image", "inspect", "--format", "{{.RepoDigests}}", mine]).ok();
+        assert!(digests.stdout.contains(&format!("127.0.0.1:5000/team/mine@{remote}")), "{digests}");
         let again = node.strata(&["push", mine]).ok();
         assert_eq!(again.stdout.matches("Layer already exists").count(), 3, "{again}");
         assert_eq!(node.strata(&["push", "-q", mine]).ok().text(), mine);

@@ -38,18 +38,28 @@ pub(crate) fn read(layout: &Layout, digest: &Digest, max: usize) -> Result<Vec<u
     Ok(bytes)
 }
 
-/// Whether a blob's bytes have its digest; what cannot be read has not.
+/// Whether a blob's bytes have its digest; what the disk has lost has not.
 fn verified(layout: &Layout, digest: &Digest) -> bool {
-    let Ok(mut file) = File::open(path(layout, digest)) else { return false };
+    let mut file = match File::open(path(layout, digest)) {
+        Ok(file) => file,
+        Err(e) => return !is_lost(&e),
+    };
     let (mut hasher, mut buffer) = (Hasher::new(digest.algorithm()), vec![0; 64 << 10]);
     loop {
         match file.read(&mut buffer) {
             Ok(0) => return hasher.finish() == *digest,
             Ok(n) => hasher.update(buffer.get(..n).unwrap_or_default()),
             Err(e) if e.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(_) => return false,
+            Err(e) => return !is_lost(&e),
         }
     }
+}
+
+/// Whether a failure to read speaks of the disk; want of descriptors or memory passes, and says nothing about the blob.
+fn is_lost(e: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let errno = Errno::from_io_error(e);
+    errno.is_some_and(|e| matches!(e, Errno::NOENT | Errno::IO | Errno::BADMSG | Errno::UCLEAN))
 }
 
 impl Store {

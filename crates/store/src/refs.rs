@@ -72,6 +72,23 @@ impl Store {
         self.write_refs_in_turn(&turn, &record, std::slice::from_ref(name)).map(|_| ())
     }
 
+    /// A registry has an image now under this name and by its manifest's digest: from then on the image has that repository's
+    /// digest, and what is lost of it can be fetched again. A name that has moved on meanwhile is left alone.
+    ///
+    /// # Errors
+    /// If the disk fails.
+    pub fn pushed(&self, name: &Reference, manifest: &Digest) -> Result<()> {
+        let turn = self.naming();
+        let known = self.index.lock().refs.get(&name.to_string()).cloned();
+        match known {
+            Some(known) if known.manifest.digest == *manifest && known.pulled.is_none() => {
+                let record = RefRecord { pulled: Some(manifest.clone()), ..(*known).clone() };
+                self.write_ref(&turn, record).map(|_| ())
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Writes a ref per name, or one by ID if there is none. The caller's lease holds what they need.
     pub(crate) fn write_refs(&self, record: &RefRecord, names: &[Reference]) -> Result<Arc<Image>> {
         let turn = self.naming();

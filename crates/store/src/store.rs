@@ -1,7 +1,7 @@
 //! Opening the store: the lock, and the index rebuilt from the directories.
 
 use crate::chunks::Buffers;
-use crate::error::{Context, Error, Kind, Result};
+use crate::error::{Context, Kind, Result};
 use crate::image::Image;
 use crate::index::{BlobFile, ContainerUse, Index, Inner, Lease};
 use crate::layout::Layout;
@@ -254,9 +254,12 @@ fn load_containers(layout: &Layout, inner: &mut Inner, opening: Opening) -> Resu
                     layout.discard(&layout.containers, &id)?;
                 }
             }
-            Err(e) => {
-                return Err(Error::damaged(format!("container {id}: {e}; move {} away", path.display())));
+            // One container's damage must not keep a node from starting: what it wrote is kept, for people to look at.
+            Err(e) if e.kind() == Kind::Damaged => {
+                let to = layout.put_away(&layout.containers, &id)?;
+                tracing::error!(container = %id, error = %e, %to, "container's record is damaged; its files are kept there");
             }
+            Err(e) => return Err(e.context(format!("container {id}"))),
         }
     }
     Ok(())

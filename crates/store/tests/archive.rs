@@ -315,6 +315,6 @@ fn discarded_blobs_are_named_and_can_be_brought_back() {
     let lease = store.lease("test").unwrap();
     let exported = store.export(&lease, &["a:1".to_owned()]).unwrap();
     let error = store.write_archive(&exported, ArchiveFormat::Oci, &mut Vec::new()).unwrap_err();
-    assert_eq!(error.kind(), Kind::Damaged);
+    assert_eq!(error.kind(), Kind::Damaged, "{error}");
     assert!(error.to_string().contains("fsck"), "{error}");
 }

@@ -126,6 +126,9 @@ impl Push<'_> {
         let (store, manifest) = (Arc::clone(&self.node.store), image.manifest.clone());
         let bytes = blocking(move || Ok(store.read_blob(&manifest.digest, MAX_SIZE)?)).await?;
         session.put_manifest(&image.manifest, &bytes).await?;
+        let (store, name, digest) =
+            (Arc::clone(&self.node.store), self.reference.clone(), image.manifest.digest.clone());
+        blocking(move || Ok(store.pushed(&name, &digest)?)).await?;
         Ok(PushResult {
             name: self.reference.to_string(),
             digest: image.manifest.digest.to_string(),

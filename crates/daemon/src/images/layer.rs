@@ -69,7 +69,7 @@ impl Layers<'_> {
         } else {
             self.download(place, blob, diff_id).await
         };
-        done.map_err(|e| e.context(format!("layer {}", blob.digest)))?;
+        done?;
         self.board.layer(place, State::Complete, blob.size);
         Ok(true)
     }
@@ -77,7 +77,9 @@ impl Layers<'_> {
     async fn download(&self, place: usize, blob: &Descriptor, diff_id: &Digest) -> Result<()> {
         self.board.layer(place, State::Downloading, 0);
         let opened = self.registry.blob(&blob.digest, blob.size).await;
-        let mut stream = opened.map_err(|e| if is_elsewhere(blob) { e.context(ELSEWHERE) } else { e })?;
+        let mut stream = opened
+            .map_err(|e| if is_elsewhere(blob) { e.context(ELSEWHERE) } else { e })
+            .map_err(|e| e.context(format!("layer {}", blob.digest)))?;
         loop {
             let (feed, reader) = bridge();
             let (fed, ingested) =

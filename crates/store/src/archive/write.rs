@@ -236,7 +236,14 @@ struct Proved<'a> {
 
 impl<'a> Proved<'a> {
     fn open(store: &Store, blob: &'a Descriptor) -> Result<Self> {
-        let file = File::open(store.blob_path(&blob.digest)).context(|| format!("blob {}", blob.digest))?;
+        let file = match File::open(store.blob_path(&blob.digest)) {
+            // Lost, or dropped when it turned out not to have its digest.
+            Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
+                let why = format!("blob {} is missing; `strata fsck --repair` may mend it", blob.digest);
+                return Err(Error::damaged(why));
+            }
+            other => other.context(|| format!("blob {}", blob.digest))?,
+        };
         let size = file.metadata()?.len();
         if size != blob.size {
             let Descriptor { digest, size: wanted, .. } = blob;

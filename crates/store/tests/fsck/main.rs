@@ -206,6 +206,25 @@ fn a_container_whose_record_is_lost_is_not_thrown_away() {
 }
 
 #[test]
+fn a_container_whose_record_is_damaged_does_not_keep_the_others_from_starting() {
+    let Some(Rig { dir, store, image, .. }) = Rig::new() else { return };
+    let (damaged, root) = container(&store, 1, &image);
+    let (whole, other) = container(&store, 2, &image);
+    fs::write(root.path().join("etc/mine"), "work").unwrap();
+    drop((root, other, store));
+    let containers = dir.path().join("store/containers");
+    flip(&containers.join(&damaged).join("container.json"), 20);
+    let store = open(dir.path());
+    let left: Vec<_> =
+        fs::read_dir(&containers).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    assert_eq!(left, [whole]);
+    let kept: Vec<_> =
+        fs::read_dir(dir.path().join("store/lost+found")).unwrap().map(|e| e.unwrap().path()).collect();
+    assert_eq!(fs::read_to_string(kept[0].join("upper/etc/mine")).unwrap(), "work");
+    assert_clean(&store);
+}
+
+#[test]
 fn an_image_that_is_removed_during_a_check_is_not_brought_back() {
     let Some(rig) = Rig::new() else { return };
     flip(&rig.layer(0).join("fs/etc/motd"), 1);
