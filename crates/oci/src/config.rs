@@ -214,7 +214,7 @@ mod tests {
 
     #[test]
     fn what_is_not_known_is_kept_and_null_is_empty() {
-        let text = r#"{"created":"2024-01-01T00:00:00Z","architecture":"amd64","os":"linux","moby.buildkit":{"a":1},
+        let text = r#"{"created":"2024-01-01T00:00:00Z","architecture":"amd64","os":"linux","moby.buildkit":{"a":1},"n":1999999999999999999999999999999999999999999999999999999999999999999,
             "config":{"Env":["PATH=/bin"],"Cmd":null,"ArgsEscaped":true,"Healthcheck":{"Test":["CMD","x"]}},
             "rootfs":{"type":"layers","diff_ids":null},"history":[{"created_by":"ADD x","empty_layer":true}]}"#;
         let config = ImageConfig::parse(text.as_bytes()).unwrap();
