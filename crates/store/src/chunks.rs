@@ -19,7 +19,7 @@ pub(crate) const CHUNK: usize = 256 << 10;
 /// Buffers of all pipelines together, enough for forty.
 const ALL: usize = (96 << 20) / CHUNK;
 /// Buffers of a pipeline while there are plenty: what a stage may run ahead while another works off many small files.
-const MOST: usize = (4 << 20) / CHUNK;
+const MOST: usize = (16 << 20) / CHUNK;
 /// Buffers of a pipeline when there are few: every stage has one, and one lies between it and the next.
 const LEAST: usize = 6;
 
