@@ -142,6 +142,11 @@ impl ConfigFile {
 }
 
 impl Entry {
+    /// Whether its `auth` is undamaged, or not there.
+    pub fn is_readable(&self) -> bool {
+        self.login().is_some()
+    }
+
     /// The entry read; `None` if its `auth` is damaged.
     fn login(&self) -> Option<Login> {
         let (username, password) = if self.username.is_empty() && !self.auth.is_empty() {
@@ -264,6 +269,8 @@ mod tests {
         assert_eq!(login("d").await, Login { identity_token: "id".into(), ..Login::default() });
         let error = file.login("e", "x").await.unwrap_err().to_string();
         assert!(error.contains("/x/config.json") && error.contains("\"e\""), "{error}");
+        let readable: Vec<_> = file.auths.values().map(Entry::is_readable).collect();
+        assert_eq!(readable, [true, true, true, true, false]);
         assert!(!format!("{file:?} {:?}", login("b").await).contains("hidden"));
     }
 

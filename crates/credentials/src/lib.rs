@@ -57,7 +57,7 @@ pub enum Error {
         why: String,
     },
     /// A file cannot be written.
-    #[error("{path}: cannot be written: {why}")]
+    #[error("{path}: cannot be written: {why}; make it writable, or name another directory (DOCKER_CONFIG)")]
     Write {
         /// The file.
         path: PathBuf,
@@ -65,7 +65,7 @@ pub enum Error {
         why: String,
     },
     /// A file is not JSON of the right shape.
-    #[error("{path}: it is no Docker config.json: {why}")]
+    #[error("{path}: it is no Docker config.json: {why}; mend it, or move it away and log in again")]
     Parse {
         /// The file.
         path: PathBuf,

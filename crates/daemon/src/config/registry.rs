@@ -47,6 +47,13 @@ pub(crate) struct Auth {
     pub(crate) registry_token: String,
 }
 
+impl Auth {
+    /// Whether its `auth` can be read, if it has one.
+    fn is_readable(&self) -> bool {
+        strata_credentials::Entry { auth: self.auth.clone(), ..Default::default() }.is_readable()
+    }
+}
+
 impl fmt::Debug for Auth {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The secrets must not reach a log.
@@ -89,6 +96,9 @@ impl Registry {
         if !self.auth_file.as_os_str().is_empty() && !self.auth_file.is_absolute() {
             let why = "must be an absolute path or empty";
             return Err(bad("registry.auth_file", self.auth_file.display(), why));
+        }
+        if let Some((host, _)) = self.auth.iter().find(|(_, auth)| !auth.is_readable()) {
+            return Err(bad("registry.auth", host, "auth must be base64 of user:password"));
         }
         for (key, count) in [
             ("registry.max_concurrent_downloads", self.max_concurrent_downloads),

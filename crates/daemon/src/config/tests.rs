@@ -59,6 +59,11 @@ fn values_that_make_no_sense_are_refused() {
     assert!(set(|c| c.network.bridge = "much-too-long-a-name".into()).contains("network.bridge"));
     assert!(set(|c| c.log.level = "a=b=c".into()).contains("log.level"));
     assert!(set(|c| c.registry.auth_file = "auth.json".into()).contains("registry.auth_file"));
+    let told = set(|c| {
+        let auth = super::registry::Auth { auth: "hidden".into(), ..Default::default() };
+        c.registry.auth.insert("r.example".into(), auth);
+    });
+    assert!(told.contains("registry.auth") && told.contains("r.example") && !told.contains("hidden"));
     assert!(set(|c| c.registry.tries = 0).contains("registry.tries"));
     assert!(set(|c| c.registry.stall_timeout = Seconds(Duration::ZERO)).contains("stall_timeout"));
     assert!(set(|c| c.runtime.shim_oom_score_adj = 1001).contains("oom_score_adj"));
