@@ -43,6 +43,16 @@ impl Authority {
         )
     }
 
+    /// A certificate for 127.0.0.1 that was good until yesterday.
+    pub fn expired(&self) -> Result<Pair> {
+        self.issue_for("expired", "ec -pkeyopt ec_paramgen_curve:P-256", "subjectAltName=IP:127.0.0.1", -1)
+    }
+
+    /// A certificate for a host of another name.
+    pub fn misnamed(&self) -> Result<Pair> {
+        self.issue("misnamed", "ec -pkeyopt ec_paramgen_curve:P-256", "subjectAltName=DNS:elsewhere.example")
+    }
+
     /// A certificate for a client.
     pub fn client(&self) -> Result<Pair> {
         self.issue("client", "ec -pkeyopt ec_paramgen_curve:P-256", "extendedKeyUsage=clientAuth")
@@ -54,12 +64,16 @@ impl Authority {
     }
 
     fn issue(&self, name: &str, key: &str, extension: &str) -> Result<Pair> {
+        self.issue_for(name, key, extension, 2)
+    }
+
+    fn issue_for(&self, name: &str, key: &str, extension: &str, days: i32) -> Result<Pair> {
         self.openssl(&format!(
             "req -newkey {key} -nodes -subj /CN={name} -keyout {name}.key -out {name}.csr"
         ))?;
         std::fs::write(self.dir.join("ext"), format!("{extension}\n"))?;
         self.openssl(&format!(
-            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days 2 -extfile ext -out {name}.pem"
+            "x509 -req -in {name}.csr -CA ca.pem -CAkey ca.key -CAcreateserial -days {days} -extfile ext -out {name}.pem"
         ))?;
         let at = |suffix: &str| self.dir.join(format!("{name}.{suffix}"));
         Ok(Pair { cert: at("pem"), key: at("key") })

@@ -242,6 +242,7 @@ fn tls_client_certificates_and_passwords() {
         let (plain, strict) = ("127.0.0.1:5443", "127.0.0.1:5444");
         let _plain = node.another_registry(plain, &tls(""));
         trusts(node, plain, &ca);
+        refuses(node, &authority, &ca);
 
         std::fs::write(node.dir("htpasswd"), HTPASSWD).unwrap();
         let realm =
@@ -254,6 +255,9 @@ fn tls_client_certificates_and_passwords() {
 
 fn trusts(node: &Node, registry: &str, ca: &str) {
     let image = format!("{registry}/e2e/busybox");
+    // On loopback, whose registries are asked in the clear where nothing says otherwise.
+    let error = node.try_pull(&image).unwrap_err();
+    assert!(error.message().contains("does it speak TLS? hosts.toml"), "{error}");
     let server = format!("server = \"https://{registry}\"\n");
     node.set_hosts(registry, "hosts.toml", &server);
     let error = node.try_pull(&image).unwrap_err();
@@ -274,12 +278,36 @@ fn trusts(node: &Node, registry: &str, ca: &str) {
     assert!(error.message().contains("hosts.toml, line 1"), "{error}");
 }
 
+/// Certificates of the right authority that are no good all the same.
+fn refuses(node: &Node, authority: &Authority, ca: &str) {
+    for (registry, pair, words) in [
+        ("127.0.0.1:5445", authority.expired(), ["xpired; check", "this node's clock"]),
+        ("127.0.0.1:5446", authority.misnamed(), ["elsewhere.example", "a name that its certificate is for"]),
+    ] {
+        let pair = pair.unwrap();
+        let tls =
+            format!("  tls:\n    certificate: {}\n    key: {}\n", pair.cert.display(), pair.key.display());
+        let _registry = node.another_registry(registry, &tls);
+        node.set_hosts(registry, "hosts.toml", &format!("server = \"https://{registry}\"\nca = \"{ca}\"\n"));
+        let error = node.try_pull(&format!("{registry}/e2e/busybox")).unwrap_err();
+        assert_eq!(error.code(), Code::Unavailable, "{error}");
+        assert!(words.iter().all(|w| error.message().contains(w)), "{error}");
+    }
+}
+
 fn wants_a_client(node: &Node, registry: &str, ca: &str, client: &Pair) {
     let image = format!("{registry}/e2e/busybox");
     let server = format!("server = \"https://{registry}\"\nca = \"{ca}\"\n");
     node.set_hosts(registry, "hosts.toml", &server);
     let error = node.try_pull_with(&image, password("secret")).unwrap_err();
     assert_eq!(error.code(), Code::Unavailable, "{error}");
+    assert!(error.message().contains("client's certificate"), "{error}");
+    let mixed =
+        format!("client = [[\"{}\", \"{}\"]]\n", client.cert.display(), ca.replace("ca.pem", "ca.key"));
+    node.set_hosts(registry, "hosts.toml", &format!("{server}{mixed}"));
+    let error = node.try_pull_with(&image, password("secret")).unwrap_err();
+    assert_eq!(error.code(), Code::FailedPrecondition, "{error}");
+    assert!(error.message().contains("another certificate's"), "{error}");
     let pair = format!("client = [[\"{}\", \"{}\"]]\n", client.cert.display(), client.key.display());
     node.set_hosts(registry, "hosts.toml", &format!("{server}{pair}"));
     node.try_pull_with(&image, password("secret")).unwrap();
@@ -287,6 +315,8 @@ fn wants_a_client(node: &Node, registry: &str, ca: &str, client: &Pair) {
 }
 
 fn wants_a_password(node: &Node, image: &str) {
+    let error = node.try_pull_with(image, cri::AuthConfig::default()).unwrap_err();
+    assert!(error.message().contains("wants credentials and got none"), "{error}");
     for auth in [cri::AuthConfig::default(), password("wrong-one")] {
         let error = node.try_pull_with(image, auth).unwrap_err();
         assert_eq!(error.code(), Code::PermissionDenied, "{error}");
@@ -338,6 +368,7 @@ fn logs_in(node: &Node, image: &str, config: &std::path::Path) {
     };
     let refused = login("wrong-one").fails();
     assert!(refused.contains("401") && !config.exists(), "{refused}");
+    assert!(refused.contains("check user name and password"), "{refused}");
     let done = login("secret").ok().has(&["Login Succeeded"]);
     assert!(done.stderr.contains("unencrypted"), "{done}");
     let config = config.display().to_string();

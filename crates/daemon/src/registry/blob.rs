@@ -196,7 +196,7 @@ impl BlobStream {
                     }
                     self.skip = self.offset;
                 }
-                _ => return Err(self.transport.refusal(&url, response).await),
+                _ => return Err(self.transport.refusal(&url, response, ask.shown()).await),
             }
             self.response = Some((response, url));
             return Ok(());

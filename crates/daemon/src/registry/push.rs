@@ -56,7 +56,7 @@ impl Session {
         match response.status() {
             status if status.is_success() => Ok(true),
             StatusCode::NOT_FOUND => Ok(false),
-            _ => Err(self.transport.refusal(&ask.url, response).await),
+            _ => Err(self.transport.refusal(&ask.url, response, ask.shown()).await),
         }
     }
 

@@ -36,9 +36,12 @@ impl Clients {
 fn build(link: &Link, local: bool, timing: Timing) -> Result<reqwest::Client> {
     let bad = |e: reqwest::Error| {
         let e = chain(&e);
-        Error::precondition(format!(
-            "TLS cannot be set up: {e}; are ca-certificates installed, and is every ca and client in hosts.toml PEM?"
-        ))
+        let advice = if e.contains("KeyMismatch") {
+            "the key of client in hosts.toml is another certificate's"
+        } else {
+            "are ca-certificates installed, and is every ca and client in hosts.toml PEM?"
+        };
+        Error::precondition(format!("TLS cannot be set up: {e}; {advice}"))
     };
     let identity = link.identity.as_ref().map(|pem| reqwest::Identity::from_pem(&pem.0)).transpose();
     let identity = identity.map_err(bad)?;

@@ -21,7 +21,7 @@ use http::{Method, StatusCode};
 use reqwest::{RequestBuilder, Response, Url};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-pub(super) use refusal::{broken, shown};
+pub(super) use refusal::{Shown, broken, shown};
 
 /// How many redirects are followed.
 const MAX_REDIRECTS: usize = 10;
@@ -106,7 +106,7 @@ impl Transport {
         if response.status().is_success() {
             Ok(response)
         } else {
-            Err(self.refusal(&ask.url, response).await)
+            Err(self.refusal(&ask.url, response, ask.shown()).await)
         }
     }
 
@@ -195,7 +195,7 @@ impl Transport {
             let (error, wish) = match self.hops(parcel).await {
                 Ok(response) if is_busy(response.status()) => {
                     let wish = retry_after(response.headers());
-                    (self.refusal(parcel.url, response).await, wish)
+                    (self.refusal(parcel.url, response, Shown::Nothing).await, wish)
                 }
                 Ok(response) => return Ok(response),
                 Err(Failure::Final(error)) => return Err(error),

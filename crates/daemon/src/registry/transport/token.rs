@@ -84,7 +84,7 @@ impl Transport {
             self.exchange(&parcel).await?
         };
         if !response.status().is_success() {
-            return Err(self.refusal(&realm, response).await);
+            return Err(self.refusal(&realm, response, ask.shown()).await);
         }
         let body = self.body(&realm, response, MAX_ANSWER).await?;
         read_token(&body).map_err(|e| e.context(format!("token server {}", shown(&realm))))
