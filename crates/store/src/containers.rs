@@ -182,7 +182,7 @@ impl Store {
         self.index.lock().containers.remove(id);
         self.sizes.forget(id);
         if let Err(e) = self.collect_replaced() {
-            tracing::warn!(error = %e, "damaged layers that were replaced are kept until the next start");
+            tracing::warn!(error = %e, "damaged layers that were replaced are kept until the next collection");
         }
         Ok(())
     }

@@ -120,6 +120,7 @@ impl Store {
         }
         if !dry_run {
             self.discard_unknown_layers()?;
+            self.collect_replaced()?;
         }
         failed.map_or(Ok(report), Err)
     }

@@ -1,6 +1,8 @@
 //! Whether what a store lists is whole, and whether there is anything else in it.
 
+use crate::repairs;
 use crate::scenes::Scene;
+use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -25,18 +27,28 @@ pub fn wait_for_trash(dir: &Path) {
     }
 }
 
-/// Everything that is listed is whole, what must be listed is, and one collection leaves nothing else.
-/// What a scene repairs counts once it has been done.
+/// Everything that is listed is whole, what must be listed is, and one collection leaves nothing else. Until a repair has been
+/// done, a check tells of every image that is not whole.
 pub fn settled(store: &Store, dir: &Path, scene: &Scene, done: bool) {
     for name in scene.stay {
         store.resolve(name).unwrap_or_else(|e| panic!("{name} is not listed: {e}"));
     }
+    let (mut damaged, mut problems) = (BTreeSet::new(), Vec::new());
+    if scene.repairs {
+        problems = repairs::fsck(store, false, None).unwrap().1;
+        damaged.extend(problems.iter().flat_map(|p| p.images.iter().cloned()));
+        assert!(!done || problems.is_empty(), "after a repair: {problems:#?}");
+    }
     let discards = (scene.options)().discard_blobs;
-    if done || !scene.repairs {
-        store.images().iter().for_each(|image| whole(store, dir, image, !discards));
+    for image in store.images().iter().filter(|i| !i.repo_tags.iter().any(|name| damaged.contains(name))) {
+        let looked = std::panic::AssertUnwindSafe(|| whole(store, dir, image, !discards));
+        if let Err(panic) = std::panic::catch_unwind(looked) {
+            eprintln!("the check told of {problems:#?}");
+            std::panic::resume_unwind(panic);
+        }
     }
     store.gc(false).unwrap();
-    nothing_else(store, dir);
+    nothing_else(store, dir, &damaged);
 }
 
 /// An image's blobs have their digests, its layers are as they were unpacked, and the merged tree has every file that its
@@ -95,7 +107,7 @@ fn as_unpacked(layer: &Path) {
     }
     let missing: Vec<_> = listed.keys().filter(|name| !found.contains(*name)).collect();
     assert!(missing.is_empty(), "{}: {missing:?} are missing", layer.display());
-    serde_json::from_slice::<serde_json::Value>(&fs::read(layer.join("layer.json")).unwrap()).unwrap();
+    serde_json::from_slice::<Value>(&fs::read(layer.join("layer.json")).unwrap()).unwrap();
 }
 
 fn same(entry: &[String], path: &Path, meta: &fs::Metadata) {
@@ -125,29 +137,34 @@ fn names(dir: &Path) -> BTreeSet<String> {
     fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Nothing is there that no image and no container needs.
-pub fn nothing_else(store: &Store, dir: &Path) {
+/// Nothing is there that no image and no container needs. Images whose names are `damaged` need not be listed.
+pub fn nothing_else(store: &Store, dir: &Path, damaged: &BTreeSet<String>) {
     let at = |name: &str| dir.join("store").join(name);
     let images = store.images();
-    let mut layers = BTreeSet::new();
-    let mut blobs = BTreeSet::new();
-    for image in &images {
-        for layer in &image.layers {
-            layers.extend([layer.key.clone(), layer.diff_id.hex().to_owned()]);
-            blobs.insert(layer.blob.digest.hex().to_owned());
+    let hex = |digest: &Value| digest.as_str().unwrap().split_once(':').unwrap().1.to_owned();
+    let (mut layers, mut blobs) = (BTreeSet::new(), BTreeSet::new());
+    for name in names(&at("refs")) {
+        let bytes = fs::read(at("refs").join(&name)).unwrap();
+        let record: Value = serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("refs/{name}: {e}"));
+        let id = record["image"].as_str().unwrap();
+        let listed = images.iter().any(|i| i.id.to_string() == id);
+        let excused = damaged.contains(record["name"].as_str().unwrap());
+        assert!(listed || excused, "refs/{name} is of {id}, which is not listed");
+        for layer in record["layers"].as_array().unwrap() {
+            layers.extend([layer["key"].as_str().unwrap().to_owned(), hex(&layer["diff_id"])]);
+            blobs.insert(hex(&layer["blob"]["digest"]));
         }
-        blobs.extend([image.id.hex().to_owned(), image.manifest.digest.hex().to_owned()]);
+        blobs.extend([hex(&record["image"]), hex(&record["manifest"]["digest"])]);
     }
     let unneeded: Vec<_> = names(&at("layers")).difference(&layers).cloned().collect();
     assert!(unneeded.is_empty(), "layers of no image: {unneeded:?}");
     let unneeded: Vec<_> = names(&at("blobs/sha256")).difference(&blobs).cloned().collect();
     assert!(unneeded.is_empty(), "blobs of no image: {unneeded:?}");
-    for name in names(&at("refs")) {
-        let bytes = fs::read(at("refs").join(&name)).unwrap();
-        let record: serde_json::Value =
-            serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("refs/{name}: {e}"));
-        let id = record["image"].as_str().unwrap();
-        assert!(images.iter().any(|i| i.id.to_string() == id), "refs/{name} is of {id}, which is not listed");
+    for name in names(&at("replaced")) {
+        let users = fs::read_to_string(at("replaced").join(&name).join("containers"))
+            .unwrap_or_else(|e| panic!("replaced/{name} is of no container: {e}"));
+        let used = users.lines().any(|id| at("containers").join(id).exists());
+        assert!(used, "replaced/{name} is of {users:?}, which are gone");
     }
     store.pods().unwrap();
     for (kind, file) in [("containers", "container.json"), ("pods", "pod.json")] {

@@ -2,10 +2,12 @@
 
 use crate::check;
 use crate::common::privileged;
-use crate::scenes::{After, SCENES, Scene, scene, variables};
+use crate::repairs::Running;
+use crate::scenes::{After, CONTAINER, SCENES, Scene, scene, variables};
 use crate::watch::{Ended, Seen, Step, Verdict, watch};
 use rustix::io::Errno;
 use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -46,17 +48,21 @@ pub struct Run {
     pub steps: Vec<Step>,
     /// How many of them belong to the operation.
     pub act: usize,
+    /// The container that runs all the while.
+    running: Option<Running>,
 }
 
 /// One run of a scene.
 pub fn run(scene: &'static Scene, dir: &Path, fault: Fault, at: At) -> Run {
     let (mut begun, mut act, mut steps, mut met) = (false, None, Vec::new(), None);
+    let mut running = None;
     let after = if let Fault::Error(after) = fault { after } else { After::Collect };
     std::fs::create_dir(dir).unwrap();
     let ended = watch(dir, &dir.join("store"), &variables(scene, dir, after), &mut |seen| {
         let step: &Step = match seen {
             Seen::Mark("begin") => {
                 begun = true;
+                running = scene.running.then(|| Running::start(&dir.join("store")));
                 return Verdict::Go;
             }
             Seen::Mark(_) => {
@@ -87,18 +93,21 @@ pub fn run(scene: &'static Scene, dir: &Path, fault: Fault, at: At) -> Run {
         }
     });
     let act = act.unwrap_or(steps.len());
-    Run { ended, met, steps, act }
+    Run { ended, met, steps, act, running }
 }
 
 /// Runs a scene with a fault, and looks at what is left; which step was met, or what is wrong.
 fn try_fault(scene: &'static Scene, dir: &Path, fault: Fault, at: At) -> Result<Option<Step>, String> {
-    let Run { ended, met, .. } = run(scene, dir, fault, at);
+    let Run { ended, met, running, .. } = run(scene, dir, fault, at);
     let Some(met) = met else { return Ok(None) };
     let what = format!("{} with {fault:?} at {at:?}, {} {:?}", scene.name, met.call, met.paths);
     if fault != Fault::Kill && !ended.status.success() {
         return Err(format!("{what}\nthe worker said: {}", ended.output));
     }
-    let looked = std::panic::catch_unwind(|| {
+    let looked = std::panic::catch_unwind(AssertUnwindSafe(|| {
+        if let Some(running) = &running {
+            running.looks_around();
+        }
         let store = Store::open(&dir.join("store"), (scene.options)()).unwrap();
         store.pods().unwrap();
         check::settled(&store, dir, scene, false);
@@ -106,7 +115,14 @@ fn try_fault(scene: &'static Scene, dir: &Path, fault: Fault, at: At) -> Result<
             (scene.act)(&store).unwrap();
             check::settled(&store, dir, scene, true);
         }
-    });
+        if let Some(running) = running {
+            running.goes_on();
+            drop(running);
+            // What it stood on goes with it.
+            store.remove_container(CONTAINER).unwrap();
+            check::settled(&store, dir, scene, true);
+        }
+    }));
     if let Err(panic) = looked {
         let text = panic.downcast_ref::<String>().cloned().unwrap_or_default();
         return Err(format!("after {what}: {text}\nthe worker said: {}", ended.output));
@@ -229,5 +245,8 @@ scenes! {
     collecting: "collect",
     loading: "load",
     repairing: "repair",
+    repairing_under_a_container: "repair under a container",
+    repairing_from_a_registry: "repair from a registry",
+    restoring_blobs: "restore",
     making_containers: "container",
 }

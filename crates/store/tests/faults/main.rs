@@ -19,6 +19,7 @@ mod disk;
 mod every_call;
 mod order;
 mod power_cut;
+mod repairs;
 mod scenes;
 mod watch;
 

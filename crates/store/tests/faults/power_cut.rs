@@ -6,7 +6,7 @@ use crate::common::{private_mounts, privileged};
 use crate::disk::{Cache, Disk, Power, Random};
 use crate::scenes::{After, scene, variables};
 use crate::watch::{Seen, Verdict, watch};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use strata_store::{RecordKind, Store};
 
 /// Repeats the cuts of an earlier run.
@@ -130,6 +130,6 @@ fn look(
         assert_eq!(is, *value, "{what}");
     }
     store.gc(false).unwrap();
-    check::nothing_else(&store, mount.path());
+    check::nothing_else(&store, mount.path(), &BTreeSet::new());
     drop(store);
 }

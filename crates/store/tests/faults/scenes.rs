@@ -3,15 +3,12 @@
 use crate::archives;
 use crate::check;
 use crate::common::{self, Tar};
+use crate::repairs;
 use crate::watch::{be_watched, mark};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::AtomicBool;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use strata_oci::Reference;
-use strata_store::{
-    ArchiveFormat, CommitOptions, FsckEvent, FsckOptions, Image, LayerSource, Options, RecordKind, Result,
-    Store,
-};
+use strata_store::{ArchiveFormat, CommitOptions, Image, LayerSource, Options, RecordKind, Result, Store};
 
 const DIRECTORY: &str = "STRATA_FAULTS_DIRECTORY";
 const SCENE: &str = "STRATA_FAULTS_SCENE";
@@ -36,108 +33,76 @@ pub struct Scene {
     pub act: fn(&Store) -> Result<()>,
     /// Whether something is damaged until it has succeeded.
     pub repairs: bool,
+    /// Whether [`CONTAINER`] runs all the while, mounted by somebody who is neither failed nor killed.
+    pub running: bool,
     /// Names that are listed whatever becomes of it.
     pub stay: &'static [&'static str],
 }
 
 const POD: &str = "11111111111111111111111111111111111111111111111111111111111111aa";
-const CONTAINER: &str = "22222222222222222222222222222222222222222222222222222222222222bb";
+pub const CONTAINER: &str = "22222222222222222222222222222222222222222222222222222222222222bb";
+
+/// One image, of which nothing is wanted.
+const PLAIN: Scene = Scene {
+    name: "",
+    options: Options::default,
+    before: |store| drop(pull_below(store)),
+    act: |_| Ok(()),
+    repairs: false,
+    running: false,
+    stay: &["below:1"],
+};
 
 pub const SCENES: &[Scene] = &[
-    Scene {
-        name: "open",
-        options: Options::default,
-        before: |_| {},
-        act: |_| Ok(()),
-        repairs: false,
-        stay: &[],
-    },
-    Scene {
-        name: "pull",
-        options: Options::default,
-        before: |store| drop(pull_below(store)),
-        act: |store| common::pull(store, "app:1", &[base(), top()]).map(drop),
-        repairs: false,
-        stay: &["below:1"],
-    },
+    Scene { name: "open", before: |_| {}, stay: &[], ..PLAIN },
+    Scene { name: "pull", act: |store| pull_app(store).map(drop), ..PLAIN },
     Scene {
         name: "pull without blobs",
         options: discarding,
         before: |_| {},
-        act: |store| common::pull(store, "app:1", &[base(), top()]).map(drop),
-        repairs: false,
+        act: |store| pull_app(store).map(drop),
         stay: &[],
+        ..PLAIN
     },
     Scene {
         name: "pull of a name that moves",
-        options: Options::default,
-        before: |store| drop(pull_below(store)),
         act: |store| common::pull(store, "below:1", &[base(), top()]).map(drop),
-        repairs: false,
-        stay: &["below:1"],
+        ..PLAIN
     },
+    Scene { name: "commit", before: changed_container, act: commit, ..PLAIN },
+    Scene { name: "tag", before: two_images, act: tag, stay: &["below:1", "app:1"], ..PLAIN },
+    Scene { name: "remove", before: two_images, act: remove, ..PLAIN },
+    Scene { name: "collect", before: litter, act: collect, ..PLAIN },
+    Scene { name: "load", before: archive, act: load, ..PLAIN },
+    Scene { name: "repair", before: repairs::damage, act: repairs::repair, repairs: true, ..PLAIN },
     Scene {
-        name: "commit",
-        options: Options::default,
-        before: changed_container,
-        act: commit,
-        repairs: false,
-        stay: &["below:1"],
-    },
-    Scene {
-        name: "tag",
-        options: Options::default,
-        before: |store| {
-            pull_below(store);
-            common::pull(store, "app:1", &[base(), top()]).unwrap();
-        },
-        act: tag,
-        repairs: false,
-        stay: &["below:1", "app:1"],
-    },
-    Scene {
-        name: "remove",
-        options: Options::default,
-        before: |store| {
-            pull_below(store);
-            common::pull(store, "app:1", &[base(), top()]).unwrap();
-        },
-        act: remove,
-        repairs: false,
-        stay: &["below:1"],
-    },
-    Scene {
-        name: "collect",
-        options: Options::default,
-        before: litter,
-        act: collect,
-        repairs: false,
-        stay: &["below:1"],
-    },
-    Scene {
-        name: "load",
-        options: Options::default,
-        before: archive,
-        act: load,
-        repairs: false,
-        stay: &["below:1"],
-    },
-    Scene {
-        name: "repair",
-        options: Options::default,
-        before: damage,
-        act: repair,
+        name: "repair under a container",
+        before: repairs::damage_under_a_container,
+        act: repairs::repair,
         repairs: true,
-        stay: &["below:1"],
+        running: true,
+        stay: &["below:1", "app:1"],
+        ..PLAIN
     },
     Scene {
-        name: "container",
-        options: Options::default,
-        before: |store| drop(pull_below(store)),
-        act: container,
-        repairs: false,
-        stay: &["below:1"],
+        name: "repair from a registry",
+        before: repairs::damage_everything,
+        act: repairs::repair_from_a_registry,
+        repairs: true,
+        running: true,
+        // Damaged documents keep images from being listed.
+        stay: &[],
+        ..PLAIN
     },
+    Scene {
+        name: "restore",
+        before: repairs::damage_blobs,
+        act: repairs::restore,
+        repairs: true,
+        stay: &["below:1", "app:1"],
+        ..PLAIN
+    },
+    Scene { name: "container", act: container, ..PLAIN },
 ];
 
 #[allow(clippy::needless_update)]
@@ -146,14 +111,7 @@ fn discarding() -> Options {
 }
 
 /// A little of everything, again and again: for cutting the power.
-const CHURN: Scene = Scene {
-    name: "churn",
-    options: Options::default,
-    before: |_| {},
-    act: crate::churn::churn,
-    repairs: false,
-    stay: &[],
-};
+const CHURN: Scene = Scene { name: "churn", before: |_| {}, act: crate::churn::churn, stay: &[], ..PLAIN };
 
 pub fn all() -> impl Iterator<Item = &'static Scene> {
     SCENES.iter().chain([&CHURN])
@@ -205,8 +163,17 @@ pub fn work_if_asked() {
     check::settled(&store, &dir, scene, again || done.is_ok());
 }
 
-fn pull_below(store: &Store) -> Arc<Image> {
+pub fn pull_below(store: &Store) -> Arc<Image> {
     common::pull(store, "below:1", &[base()]).unwrap()
+}
+
+pub fn pull_app(store: &Store) -> Result<Arc<Image>> {
+    common::pull(store, "app:1", &[base(), top()])
+}
+
+pub fn two_images(store: &Store) {
+    pull_below(store);
+    pull_app(store).unwrap();
 }
 
 /// A layer with some of everything, and a list of what is in it.
@@ -291,7 +258,7 @@ fn archive_of(store: &Store) -> PathBuf {
 
 fn archive(store: &Store) {
     pull_below(store);
-    let image = common::pull(store, "app:1", &[base(), top()]).unwrap();
+    let image = pull_app(store).unwrap();
     let bytes = archives::save(store, &["app:1"], ArchiveFormat::Oci);
     std::fs::write(archive_of(store), bytes).unwrap();
     store.remove_image(&image.id, None, false, |_| String::new()).unwrap();
@@ -299,27 +266,6 @@ fn archive(store: &Store) {
 
 fn load(store: &Store) -> Result<()> {
     archives::load(store, &std::fs::read(archive_of(store)).unwrap()).map(drop)
-}
-
-/// A layer with a file that was changed, one that is missing, and one too many.
-fn damage(store: &Store) {
-    let image = pull_below(store);
-    let fs = store.root().join("layers").join(&image.layers[0].key).join("fs");
-    std::fs::write(fs.join("usr/lib/small"), "SMALL").unwrap();
-    std::fs::remove_file(fs.join("gone")).unwrap();
-    std::fs::write(fs.join("extra"), "").unwrap();
-}
-
-fn repair(store: &Store) -> Result<()> {
-    let problems = Mutex::new(Vec::new());
-    let tell = |event: FsckEvent| problems.lock().unwrap().push(event);
-    let cancel = AtomicBool::new(false);
-    let options = FsckOptions { repair: true, quick: false, source: None, tell: &tell, cancel: &cancel };
-    let summary = store.fsck(&options)?;
-    if summary.clean() {
-        return Ok(());
-    }
-    Err(std::io::Error::other(format!("{:?}", problems.into_inner().unwrap())).into())
 }
 
 /// A pod and its container, from the first record to the last.
