@@ -14,12 +14,15 @@
 //!
 //! Format 1 had another order, no last line, and neither devices, nor extended attributes, nor opaque marks.
 
+mod packed;
 mod read;
 mod settle;
 
 use crate::error::{Context, Result};
 use crate::escape::escape;
+use crate::trash::create_private;
 use crate::unpack::{Attrs, times};
+pub(crate) use packed::{Marks, Packed};
 pub(crate) use read::{List, order};
 use rustix::fs::Timestamps;
 use std::ffi::CString;
@@ -141,19 +144,18 @@ impl EntryMeta {
 }
 
 /// Writes the list of the files in `fs` beside it.
-pub(crate) fn write(path: &Path, entries: &[(Vec<u8>, EntryMeta)]) -> Result<()> {
-    let settled = settle::settle(&path.with_file_name("fs"), entries)?;
-    let mut sorted: Vec<&(Vec<u8>, EntryMeta)> = entries.iter().collect();
-    sorted.sort_unstable_by(|a, b| order(&a.0, &b.0));
+pub(crate) fn write(path: &Path, mut entries: Vec<Packed>) -> Result<()> {
+    entries.sort_unstable_by(|a, b| order(a.path(), b.path()));
+    settle::settle(&path.with_file_name("fs"), &mut entries)?;
     let what = || format!("write {}", path.display());
-    let mut file = std::io::BufWriter::new(std::fs::File::create(path).context(what)?);
+    let mut file = std::io::BufWriter::new(create_private(path).context(what)?);
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     let mut line = format!("strata-entries {VERSION}\n");
-    for (name, meta) in sorted {
+    for entry in &entries {
         hasher.update(line.as_bytes());
         file.write_all(line.as_bytes()).context(what)?;
         line.clear();
-        write_entry(&mut line, name, settled.get(name.as_slice()).unwrap_or(meta));
+        write_entry(&mut line, entry.path(), &entry.meta());
     }
     hasher.update(line.as_bytes());
     file.write_all(line.as_bytes()).context(what)?;

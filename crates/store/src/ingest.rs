@@ -16,7 +16,7 @@ use crate::index::Lease;
 use crate::limits::Allowance;
 use crate::record::LayerRecord;
 use crate::store::Store;
-use crate::trash::Scratch;
+use crate::trash::{Scratch, create_private};
 use crate::unpack::{Unpacked, unpack};
 use std::fs::File;
 use std::io::{Read, Write};
@@ -152,7 +152,7 @@ impl Store {
         scratch: &Scratch,
         unpacked: Unpacked,
     ) -> Result<()> {
-        entries::write(&scratch.path().join("entries"), &unpacked.entries)?;
+        entries::write(&scratch.path().join("entries"), unpacked.entries)?;
         self.publish_layer(lease, diff_id.hex(), scratch, unpacked.record)
     }
 
@@ -165,7 +165,8 @@ impl Store {
         mut record: LayerRecord,
     ) -> Result<()> {
         let bytes = self.measure_layer(key, scratch, &mut record)?;
-        std::fs::write(scratch.path().join("layer.json"), bytes).context(|| format!("write layer {key}"))?;
+        let record = create_private(&scratch.path().join("layer.json"));
+        record.and_then(|mut file| file.write_all(&bytes)).context(|| format!("write layer {key}"))?;
         let mut inner = self.index.lock();
         inner.held(lease).layers.insert(key.to_owned());
         if inner.layers.contains_key(key) {
@@ -290,7 +291,7 @@ struct WrittenOut {
 
 impl WrittenOut {
     fn create(scratch: &Scratch) -> Result<Self> {
-        let file = File::create_new(scratch.path()).context(|| "create blob".into())?;
+        let file = scratch.create().context(|| "create blob".into())?;
         Ok(Self { file, at: 0, begun: 0 })
     }
 

@@ -11,6 +11,7 @@
 //! * [`bpf`]: which devices a cgroup's processes may use.
 //! * [`priority`]: threads that work in the background.
 //! * [`memfd`], [`tty`], [`signal`]: sealed files, pseudo-terminals, signals by name.
+//! * [`memory`]: giving it back.
 //!
 //! Every error names the call, its arguments and the error number, as strace would print them.
 
@@ -21,6 +22,7 @@ pub mod durable;
 mod error;
 pub mod keyring;
 pub mod memfd;
+pub mod memory;
 pub mod mount;
 #[cfg(feature = "notify")]
 pub mod notify;

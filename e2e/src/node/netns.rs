@@ -29,6 +29,11 @@ impl Netns {
         })
     }
 
+    /// The same one again, for somebody else to keep.
+    pub fn another(&self) -> Result<Self> {
+        Ok(Self(self.0.try_clone()?))
+    }
+
     /// Starts a thread in it, which keeps it.
     pub fn spawn(&self, f: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
         let own = self.0.try_clone()?;

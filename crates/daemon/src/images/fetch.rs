@@ -38,7 +38,10 @@ impl Fetch {
     /// Pulls. Dropping the future stops it: the store deletes what has no name yet.
     pub(super) async fn run(self) -> Result<PullOutcome> {
         let reference = self.reference.clone();
-        self.pull().await.map_err(|e| e.context(format!("pull of {reference}")))
+        let done = self.pull().await.map_err(|e| e.context(format!("pull of {reference}")));
+        // What a pull takes for a while, a daemon that runs for months must not keep.
+        tokio::task::spawn_blocking(strata_sys::memory::give_back);
+        done
     }
 
     async fn pull(&self) -> Result<PullOutcome> {

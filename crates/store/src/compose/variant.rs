@@ -78,7 +78,8 @@ impl Store {
         let alone = Root::open(&self.layer_fs(base.diff_id.hex()))?;
         let below = Below::new(view, base, alone, durable::open_dir(&side)?)?;
         let mut tar = self.read_layer_blob(blob)?;
-        let unpacked = unpack(fs, &mut tar, &base.diff_id, &self.options.limits, Some(below))?;
+        let mut ahead = BufReader::with_capacity(CHUNK, &mut tar);
+        let unpacked = unpack(fs, &mut ahead, &base.diff_id, &self.options.limits, Some(below))?;
         let found = tar.hasher.finish();
         if found != base.diff_id {
             return Err(Error::damaged(format!(
@@ -87,7 +88,7 @@ impl Store {
             )));
         }
         std::fs::remove_dir(&side).context(|| "remove the directory of links".into())?;
-        entries::write(&scratch.path().join("entries"), &unpacked.entries)?;
+        entries::write(&scratch.path().join("entries"), unpacked.entries)?;
         self.publish_layer(lease, key, &scratch, unpacked.record)
     }
 

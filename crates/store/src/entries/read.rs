@@ -200,7 +200,7 @@ fn parse(line: &[u8]) -> Option<(Vec<u8>, EntryMeta)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{write, write_entry};
+    use super::super::{Marks, Packed, write, write_entry};
     use super::*;
     use proptest::prelude::*;
 
@@ -253,8 +253,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("entries");
         let names = [&b"a-b"[..], b"a/b", b"a"];
-        let entries: Vec<_> = names.iter().map(|n| (n.to_vec(), EntryMeta::file(3, 4))).collect();
-        write(&path, &entries).unwrap();
+        let entry = |name: &&[u8]| Packed::new(name, &EntryMeta::file(3, 4), Marks::default());
+        write(&path, names.iter().map(entry).collect()).unwrap();
         let read = |list: &mut List| {
             let mut names = Vec::new();
             while let Some((name, _)) = list.next().unwrap() {

@@ -1,12 +1,12 @@
 //! What became of a layer's entries, where the kernel does not store just what it was told.
 
-use super::EntryMeta;
+use super::{EntryMeta, Packed};
 use crate::error::{Context, Result};
 use crate::escape::escape;
 use crate::walk::stat_at;
 use crate::xattr;
 use rustix::fs::OFlags;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -18,43 +18,46 @@ use strata_sys::path::{Root, fd_path};
 ///   the first of them in the list's order without a `link`.
 /// * An access ACL changes the mode and the other way round, one that says no more than the mode is not stored, and a default
 ///   ACL is handed down to what is made below it (acl(5)).
-pub(super) fn settle<'a>(
-    fs: &Path,
-    entries: &'a [(Vec<u8>, EntryMeta)],
-) -> Result<HashMap<&'a [u8], EntryMeta>> {
-    let mut settled = HashMap::new();
-    let acls = entries.iter().any(|(_, e)| e.xattrs().iter().any(|(name, _)| is_acl(name.to_bytes())));
-    if !acls && entries.iter().all(|(_, e)| e.hard_link.is_none()) {
-        return Ok(settled);
+pub(super) fn settle(fs: &Path, entries: &mut [Packed]) -> Result<()> {
+    let (mut acls, mut firsts) = (false, HashSet::new());
+    for entry in &*entries {
+        let meta = entry.meta();
+        acls |= meta.xattrs().iter().any(|(name, _)| is_acl(name.to_bytes()));
+        firsts.extend(meta.hard_link);
+    }
+    if !acls && firsts.is_empty() {
+        return Ok(());
     }
     let root = Root::open(fs)?;
-    let by_name: HashMap<&[u8], &EntryMeta> =
-        entries.iter().filter(|(_, e)| e.hard_link.is_some()).map(|(n, e)| (n.as_slice(), e)).collect();
-    let firsts: std::collections::HashSet<&[u8]> =
-        by_name.values().filter_map(|e| e.hard_link.as_deref()).collect();
-    let mut groups: BTreeMap<u64, Vec<(&'a [u8], &'a EntryMeta)>> = BTreeMap::new();
-    for (name, meta) in entries {
-        let linked = meta.hard_link.is_some() || firsts.contains(name.as_slice());
+    // By inode, and then in the list's order.
+    let mut names: Vec<(u64, usize)> = Vec::new();
+    for (at, entry) in entries.iter_mut().enumerate() {
+        let meta = entry.meta();
+        let linked = meta.hard_link.is_some() || firsts.contains(entry.path());
         if !linked && !acls {
             continue;
         }
-        let (meta_now, ino) =
-            now(&root, name, meta, acls).map_err(|e| e.context(format!("entry {:?}", escape(name))))?;
+        let (meta_now, ino) = now(&root, entry.path(), &meta, acls)
+            .map_err(|e| e.context(format!("entry {:?}", escape(entry.path()))))?;
         if linked {
-            groups.entry(ino).or_default().push((name, meta));
+            names.push((ino, at));
         }
-        settled.insert(name.as_slice(), meta_now);
-    }
-    for mut names in groups.into_values() {
-        names.sort_unstable_by(|a, b| super::order(a.0, b.0));
-        let first = names.first().map(|(name, _)| name.to_vec());
-        for (n, (name, _)) in names.iter().enumerate() {
-            if let Some(meta) = settled.get_mut(name) {
-                meta.hard_link = if n == 0 { None } else { first.clone() };
-            }
+        if meta_now != meta {
+            *entry = Packed::new(entry.path(), &meta_now, entry.marks());
         }
     }
-    Ok(settled)
+    drop(firsts);
+    names.sort_unstable();
+    for same in names.chunk_by(|a, b| a.0 == b.0) {
+        let first = same.first().and_then(|(_, at)| entries.get(*at)).map(|entry| entry.path().to_vec());
+        for (n, (_, at)) in same.iter().enumerate() {
+            let Some(entry) = entries.get_mut(*at) else { continue };
+            let mut meta = entry.meta();
+            meta.hard_link = first.clone().filter(|_| n > 0);
+            *entry = Packed::new(entry.path(), &meta, entry.marks());
+        }
+    }
+    Ok(())
 }
 
 fn is_acl(name: &[u8]) -> bool {

@@ -1,10 +1,12 @@
 //! A layer unpacked again from its blob, and put in place of the damaged one.
 
 use super::Run;
+use crate::chunks::CHUNK;
 use crate::entries;
 use crate::error::{Error, Result};
 use crate::trash::Scratch;
 use crate::unpack::unpack;
+use std::io::BufReader;
 use strata_oci::{Descriptor, Digest};
 
 impl Run<'_> {
@@ -26,12 +28,13 @@ impl Run<'_> {
         let scratch = Scratch::new(&self.store.layout, "layer");
         let fs = self.store.make_layer_dir(&scratch)?;
         let mut tar = self.store.read_layer_blob(from)?;
-        let unpacked = unpack(fs, &mut tar, diff_id, &self.store.options.limits, None)?;
+        let mut ahead = BufReader::with_capacity(CHUNK, &mut tar);
+        let unpacked = unpack(fs, &mut ahead, diff_id, &self.store.options.limits, None)?;
         let found = tar.hasher.finish();
         if found != *diff_id {
             return Err(Error::damaged(format!("blob {} has the layer {found}", from.digest)));
         }
-        entries::write(&scratch.path().join("entries"), &unpacked.entries)?;
+        entries::write(&scratch.path().join("entries"), unpacked.entries)?;
         let spare = self.spare_key();
         self.store.publish_layer(&self.lease, &spare, &scratch, unpacked.record)?;
         self.store.swap_layer(&self.lease, key, &spare)

@@ -44,14 +44,14 @@ impl Unpacker<'_> {
                 Ok(())
             }
             Some(Node::Dir { .. }) => Err(Error::invalid("a hard link to a directory")),
-            Some(node) => {
-                let (node, meta) = (node.clone(), self.tree.meta(&target).cloned().unwrap_or_default());
+            Some(_) => {
+                let meta = self.tree.meta(&target).unwrap_or_default();
                 self.clear(path, name)?;
                 let from = self
                     .root
                     .resolve(OsStr::from_bytes(parent_of(&target)), OFlags::PATH | OFlags::DIRECTORY)?;
                 link(&from, last, self.parent_fd(path)?, name)?;
-                self.tree.link(path.to_vec(), &target, node, meta);
+                self.tree.link(path, &target, &meta);
                 Ok(())
             }
             None if self.below.is_some() => self.link_below(path, name, target),
@@ -98,15 +98,12 @@ impl Unpacker<'_> {
         link(&below.side, file.side_name.as_bytes(), dir, name_of(&path))?;
         let known = (file.group > 0).then(|| self.tree.name_in(file.group)).flatten().cloned();
         if let Some(first) = known {
-            let node = self.tree.get(&first).cloned().unwrap_or(Node::File);
-            let meta = self.tree.meta(&first).cloned().unwrap_or_default();
-            self.tree.link(path, &first, node, meta);
+            let meta = self.tree.meta(&first).unwrap_or_default();
+            self.tree.link(&path, &first, &meta);
             return Ok(());
         }
         let meta = copy::meta_of(&below.side, file.side_name.as_bytes(), &file.stat)?;
-        let symlink = FileType::from_raw_mode(file.stat.st_mode) == FileType::Symlink;
-        let node = if symlink { Node::Symlink(meta.target.clone()) } else { Node::File };
-        self.tree.insert_with(path.clone(), node, meta);
+        self.tree.insert(&path, &meta);
         file.group = self.tree.group_of(&path);
         Ok(())
     }

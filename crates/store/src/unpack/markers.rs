@@ -106,7 +106,7 @@ impl Unpacker<'_> {
         rustix::fs::mknodat(&dir, name_of(path), FileType::CharacterDevice, Mode::empty(), 0)
             .map_err(std::io::Error::from)?;
         let meta = EntryMeta::of_kind(EntryKind::Whiteout).with(&Attrs::default());
-        self.tree.insert_with(path.to_vec(), Node::File, meta);
+        self.tree.insert(path, &meta);
         Ok(())
     }
 
@@ -115,9 +115,7 @@ impl Unpacker<'_> {
         let dir = self.parent_fd(path)?;
         xattr::set(&fd_path(&dir).join(OsStr::from_bytes(name_of(path))), xattr::OVERLAY_OPAQUE, b"y")?;
         // A check knows it by this.
-        if let Some((_, meta)) = self.tree.get_mut(path) {
-            meta.set_opaque();
-        }
+        self.tree.set_opaque(path);
         Ok(())
     }
 }

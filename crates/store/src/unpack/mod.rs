@@ -18,7 +18,7 @@ mod markers;
 mod place;
 mod tree;
 
-use crate::entries::{EntryMeta, Kind as EntryKind};
+use crate::entries::{EntryMeta, Kind as EntryKind, Packed};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
 use crate::limits::{Census, Limits};
@@ -30,7 +30,7 @@ pub(crate) use below::Below;
 use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::io::Read;
+use std::io::BufRead;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
@@ -39,13 +39,10 @@ use strata_oci::whiteout::{self, Entry};
 use strata_sys::path::{Root, fd_path, remove_at};
 use tree::{Node, Tree, name_of, parent_of};
 
-/// How much of a file is moved at a time.
-const BUFFER: usize = 256 << 10;
-
 /// A layer that was unpacked.
 pub(crate) struct Unpacked {
     pub(crate) record: LayerRecord,
-    pub(crate) entries: Vec<(Vec<u8>, EntryMeta)>,
+    pub(crate) entries: Vec<Packed>,
 }
 
 /// Unpacks a tar into an empty directory; for one place in one stack, with what is below it.
@@ -54,7 +51,7 @@ pub(crate) struct Unpacked {
 /// [`Invalid`](crate::Kind::Invalid) or [`Limit`](crate::Kind::Limit), naming the entry, if the archive is broken or hostile.
 pub(crate) fn unpack(
     root: OwnedFd,
-    tar: &mut dyn Read,
+    tar: &mut dyn BufRead,
     diff_id: &Digest,
     limits: &Limits,
     below: Option<Below<'_>>,
@@ -71,7 +68,6 @@ pub(crate) fn unpack(
         brought_up_at: HashMap::new(),
         late: BTreeMap::new(),
         root_attrs: None,
-        buffer: vec![0; BUFFER],
         census: Census::new(limits),
     };
     let mut archive = Archive::new(tar);
@@ -116,7 +112,6 @@ struct Unpacker<'b> {
     brought_up_at: HashMap<below::FileId, usize>,
     late: BTreeMap<Vec<u8>, late::Late>,
     root_attrs: Option<RootAttrs>,
-    buffer: Vec<u8>,
     census: Census<'b>,
 }
 
@@ -192,7 +187,7 @@ impl Unpacker<'_> {
         }
         self.apply_dir(path, attrs)?;
         let meta = EntryMeta::of_kind(EntryKind::Dir).with(attrs);
-        self.tree.insert_with(path.to_vec(), Node::Dir { listed: true }, meta);
+        self.tree.insert(path, &meta);
         Ok(())
     }
 
@@ -235,7 +230,7 @@ impl Unpacker<'_> {
                     let attrs = there.unwrap_or_else(Attrs::unlisted);
                     self.apply_dir(prefix, &attrs)?;
                     let meta = EntryMeta::of_kind(EntryKind::Dir).with(&attrs);
-                    self.tree.insert_with(prefix.to_vec(), Node::Dir { listed: false }, meta);
+                    self.tree.imply(prefix, &meta);
                 }
             }
         }

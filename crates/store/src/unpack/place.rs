@@ -1,7 +1,7 @@
 //! What one entry of an archive puts into the layer.
 
 use super::archive::{self, Archive};
-use super::tree::{self, Node};
+use super::tree;
 use super::{Unpacker, file};
 use crate::entries::{EntryMeta, Kind};
 use crate::error::{Context, Error, Result};
@@ -36,14 +36,13 @@ impl Unpacker<'_> {
         let meta = match entry.kind {
             T::Regular | T::Continuous | T::GNUSparse => {
                 self.census.file(entry.size)?;
-                let (file, meta) = file::write(archive, entry, &dir, name, &mut self.buffer)?;
+                let (file, meta) = file::write(archive, entry, &dir, name)?;
                 attrs.apply_file(&file, &dir, name)?;
                 meta
             }
             T::Symlink => {
                 make_symlink(&entry.link, &dir, name)?;
                 attrs.apply_node(&dir, name, true)?;
-                self.tree.insert(path.clone(), Node::Symlink(entry.link.clone()));
                 EntryMeta::link(&entry.link)
             }
             T::Char | T::Block | T::Fifo => {
@@ -59,11 +58,7 @@ impl Unpacker<'_> {
                 return Err(Error::invalid(format!("entry type {letter:?} is not supported")));
             }
         };
-        let meta = meta.with(attrs);
-        match self.tree.get_mut(&path) {
-            Some((_, stored)) => *stored = meta,
-            None => self.tree.insert_with(path, Node::File, meta),
-        }
+        self.tree.insert(&path, &meta.with(attrs));
         Ok(())
     }
 }

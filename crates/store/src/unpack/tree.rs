@@ -1,12 +1,13 @@
 //! The layer's tree in memory: what is where, and where symlinks of the same layer lead.
 
 use super::below::{Below, Found};
-use crate::entries::{EntryMeta, Kind};
+use crate::entries::{EntryMeta, Kind, Marks, Packed};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
 use rustix::fs::OFlags;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
+use std::ops::Bound;
 use std::os::unix::ffi::OsStrExt;
 use strata_oci::whiteout;
 use strata_sys::path::Root;
@@ -28,10 +29,8 @@ pub(super) enum Node {
 /// By path without symlinks, without a slash at either end.
 #[derive(Default)]
 pub(super) struct Tree {
-    nodes: BTreeMap<Vec<u8>, (Node, EntryMeta)>,
-    /// Names of one file have the same number.
-    groups: BTreeMap<Vec<u8>, u32>,
-    /// The names of each such file.
+    nodes: BTreeSet<Packed>,
+    /// The names of each file that has several: those with the same number.
     members: BTreeMap<u32, BTreeSet<Vec<u8>>>,
     next_group: u32,
     /// Paths that were taken for directories of a lower layer, of which the tree says so no longer.
@@ -85,52 +84,69 @@ pub(super) fn prefix_ends(path: &[u8]) -> Vec<usize> {
 }
 
 impl Tree {
-    pub(super) fn get(&self, path: &[u8]) -> Option<&Node> {
-        self.nodes.get(path).map(|(node, _)| node)
+    pub(super) fn get(&self, path: &[u8]) -> Option<Node> {
+        self.nodes.get(path).map(node_of)
     }
 
     pub(super) fn is_dir(&self, path: &[u8]) -> bool {
         path.is_empty() || matches!(self.get(path), Some(Node::Dir { .. }))
     }
 
-    pub(super) fn get_mut(&mut self, path: &[u8]) -> Option<&mut (Node, EntryMeta)> {
-        self.nodes.get_mut(path)
+    pub(super) fn meta(&self, path: &[u8]) -> Option<EntryMeta> {
+        self.nodes.get(path).map(Packed::meta)
     }
 
-    pub(super) fn meta(&self, path: &[u8]) -> Option<&EntryMeta> {
-        self.nodes.get(path).map(|(_, meta)| meta)
-    }
-
-    pub(super) fn insert(&mut self, path: Vec<u8>, node: Node) {
-        self.insert_with(path, node, EntryMeta::default());
-    }
-
-    pub(super) fn insert_with(&mut self, path: Vec<u8>, node: Node, meta: EntryMeta) {
-        if node == (Node::Dir { listed: true }) && self.get(&path) == Some(&Node::Dir { listed: false }) {
-            self.passed.insert(path.clone());
+    /// Notes that a directory hides what is below it.
+    pub(super) fn set_opaque(&mut self, path: &[u8]) {
+        if let Some(entry) = self.nodes.get(path) {
+            let (mut meta, marks) = (entry.meta(), entry.marks());
+            meta.set_opaque();
+            self.nodes.replace(Packed::new(path, &meta, marks));
         }
-        self.nodes.insert(path, (node, meta));
+    }
+
+    /// What the layer lists.
+    pub(super) fn insert(&mut self, path: &[u8], meta: &EntryMeta) {
+        let before = self.nodes.get(path).map(|entry| (entry.kind(), entry.marks()));
+        if meta.kind == Kind::Dir && before.is_some_and(|(kind, marks)| kind == Kind::Dir && !marks.listed) {
+            self.passed.insert(path.to_vec());
+        }
+        let group = before.map_or(0, |(_, marks)| marks.group);
+        self.nodes.replace(Packed::new(path, meta, Marks { listed: true, group }));
+    }
+
+    /// A directory that the layer does not list.
+    pub(super) fn imply(&mut self, path: &[u8], meta: &EntryMeta) {
+        self.nodes.replace(Packed::new(path, meta, Marks::default()));
     }
 
     /// A further name of a file.
-    pub(super) fn link(&mut self, path: Vec<u8>, target: &[u8], node: Node, meta: EntryMeta) {
+    pub(super) fn link(&mut self, path: &[u8], target: &[u8], meta: &EntryMeta) {
         let group = self.group_of(target);
-        self.join_group(&path, group);
-        self.insert_with(path, node, meta);
+        self.insert(path, meta);
+        self.join_group(path, group);
     }
 
     /// The number of the file that has this name.
     pub(super) fn group_of(&mut self, path: &[u8]) -> u32 {
-        if let Some(group) = self.groups.get(path) {
-            return *group;
+        let group = self.group(path);
+        if group != 0 {
+            return group;
         }
         self.next_group += 1;
         self.join_group(path, self.next_group);
         self.next_group
     }
 
+    fn group(&self, path: &[u8]) -> u32 {
+        self.nodes.get(path).map_or(0, |entry| entry.marks().group)
+    }
+
     fn join_group(&mut self, path: &[u8], group: u32) {
-        self.groups.insert(path.to_vec(), group);
+        if let Some(entry) = self.nodes.get(path) {
+            let marks = Marks { group, ..entry.marks() };
+            self.nodes.replace(Packed::new(path, &entry.meta(), marks));
+        }
         self.members.entry(group).or_default().insert(path.to_vec());
     }
 
@@ -142,17 +158,16 @@ impl Tree {
     /// Forgets a path and everything below it.
     pub(super) fn remove(&mut self, path: &[u8]) {
         let below = join(path, b"");
-        let inside = self.nodes.range(below.clone()..).map(|(k, _)| k);
-        let mut gone: Vec<_> = inside.take_while(|k| k.starts_with(&below)).cloned().collect();
+        let from = (Bound::Included(below.as_slice()), Bound::Unbounded);
+        let inside = self.nodes.range::<[u8], _>(from).map(Packed::path);
+        let mut gone: Vec<_> = inside.take_while(|k| k.starts_with(&below)).map(<[u8]>::to_vec).collect();
         gone.push(path.to_vec());
         for path in gone {
-            let removed = self.nodes.remove(&path);
-            if let Some(group) = self.groups.remove(&path)
-                && let Some(names) = self.members.get_mut(&group)
-            {
+            let Some(removed) = self.nodes.take(path.as_slice()) else { continue };
+            if let Some(names) = self.members.get_mut(&removed.marks().group) {
                 names.remove(&path);
             }
-            if removed.is_some_and(|(node, _)| node == Node::Dir { listed: false }) {
+            if is_implied(&removed) {
                 self.passed.insert(path);
             }
         }
@@ -178,7 +193,7 @@ impl Tree {
             }
             let next = join(&here, &part);
             let found = match (self.get(&next), below) {
-                (Some(Node::Symlink(target)), _) => Found::Symlink(target.clone()),
+                (Some(Node::Symlink(target)), _) => Found::Symlink(target),
                 (Some(Node::File), _) => Found::Other,
                 (None, Some(below)) => below.find(&next)?,
                 (Some(Node::Dir { .. }), _) | (None, None) => Found::Dir,
@@ -207,8 +222,7 @@ impl Tree {
 
     /// Directories that were made for what is in them only.
     pub(super) fn unlisted(&self) -> Vec<Vec<u8>> {
-        let unlisted = self.nodes.iter().filter(|(_, (node, _))| *node == Node::Dir { listed: false });
-        unlisted.map(|(path, _)| path.clone()).collect()
+        self.nodes.iter().filter(|entry| is_implied(entry)).map(|entry| entry.path().to_vec()).collect()
     }
 
     /// Of those, the ones that have nothing in them but whiteouts.
@@ -216,11 +230,11 @@ impl Tree {
         let mut filled: BTreeSet<&[u8]> = BTreeSet::new();
         let mut hollow = Vec::new();
         // What is in a directory comes before it.
-        for (path, (node, meta)) in self.nodes.iter().rev() {
-            if *node == (Node::Dir { listed: false }) && !filled.contains(path.as_slice()) {
-                hollow.push(path.clone());
-            } else if meta.kind != Kind::Whiteout {
-                filled.insert(parent_of(path));
+        for entry in self.nodes.iter().rev() {
+            if is_implied(entry) && !filled.contains(entry.path()) {
+                hollow.push(entry.path().to_vec());
+            } else if entry.kind() != Kind::Whiteout {
+                filled.insert(parent_of(entry.path()));
             }
         }
         hollow.reverse();
@@ -234,13 +248,12 @@ impl Tree {
 
     /// Sets what creating files in directories has changed, innermost first.
     pub(super) fn set_directory_times(&self, root: &Root) -> Result<()> {
-        for (path, (node, meta)) in self.nodes.iter().rev() {
-            if matches!(node, Node::Dir { .. }) {
-                let fd = root.resolve(OsStr::from_bytes(path), OFlags::RDONLY | OFlags::DIRECTORY)?;
-                rustix::fs::futimens(&fd, &meta.times())
-                    .map_err(std::io::Error::from)
-                    .context(|| format!("futimens({:?})", escape(path)))?;
-            }
+        for entry in self.nodes.iter().rev().filter(|entry| entry.kind() == Kind::Dir) {
+            let path = entry.path();
+            let fd = root.resolve(OsStr::from_bytes(path), OFlags::RDONLY | OFlags::DIRECTORY)?;
+            rustix::fs::futimens(&fd, &entry.meta().times())
+                .map_err(std::io::Error::from)
+                .context(|| format!("futimens({:?})", escape(path)))?;
         }
         Ok(())
     }
@@ -248,8 +261,9 @@ impl Tree {
     pub(super) fn sizes(&self) -> Sizes {
         let mut sizes = Sizes { bytes: 0, disk: 4096, inodes: 0 };
         let mut counted = BTreeSet::new();
-        for (path, (_, meta)) in &self.nodes {
-            if self.groups.get(path).is_some_and(|group| !counted.insert(*group)) {
+        for entry in &self.nodes {
+            let (meta, group) = (entry.meta(), entry.marks().group);
+            if group != 0 && !counted.insert(group) {
                 continue;
             }
             sizes.inodes += 1;
@@ -262,22 +276,37 @@ impl Tree {
     }
 
     /// Everything by path; of names of one file, those after the first say which that is.
-    pub(super) fn into_entries(self) -> Vec<(Vec<u8>, EntryMeta)> {
+    pub(super) fn into_entries(self) -> Vec<Packed> {
         let mut first: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
         let mut entries = Vec::with_capacity(self.nodes.len());
-        for (path, (_, mut meta)) in self.nodes {
-            if let Some(group) = self.groups.get(&path) {
-                match first.get(group) {
-                    Some(target) => meta = meta.hard_link(target),
-                    None => {
-                        first.insert(*group, path.clone());
-                    }
+        for entry in self.nodes {
+            let marks = entry.marks();
+            match first.get(&marks.group) {
+                _ if marks.group == 0 => entries.push(entry),
+                Some(target) => {
+                    let meta = entry.meta().hard_link(target);
+                    entries.push(Packed::new(entry.path(), &meta, marks));
+                }
+                None => {
+                    first.insert(marks.group, entry.path().to_vec());
+                    entries.push(entry);
                 }
             }
-            entries.push((path, meta));
         }
         entries
     }
+}
+
+fn node_of(entry: &Packed) -> Node {
+    match entry.kind() {
+        Kind::Dir => Node::Dir { listed: entry.marks().listed },
+        Kind::Symlink => Node::Symlink(entry.meta().target),
+        _ => Node::File,
+    }
+}
+
+fn is_implied(entry: &Packed) -> bool {
+    entry.kind() == Kind::Dir && !entry.marks().listed
 }
 
 pub(super) fn parent_of(path: &[u8]) -> &[u8] {
@@ -292,13 +321,17 @@ pub(super) fn name_of(path: &[u8]) -> &[u8] {
 mod tests {
     use super::*;
 
+    fn dir() -> EntryMeta {
+        EntryMeta::of_kind(Kind::Dir)
+    }
+
     #[test]
     fn symlinks_of_the_layer_are_followed_and_never_lead_out() {
         let mut tree = Tree::default();
-        tree.insert(b"lib".to_vec(), Node::Symlink(b"usr/lib".to_vec()));
-        tree.insert(b"abs".to_vec(), Node::Symlink(b"/../../etc".to_vec()));
-        tree.insert(b"loop".to_vec(), Node::Symlink(b"loop".to_vec()));
-        tree.insert(b"file".to_vec(), Node::File);
+        tree.insert(b"lib", &EntryMeta::link(b"usr/lib"));
+        tree.insert(b"abs", &EntryMeta::link(b"/../../etc"));
+        tree.insert(b"loop", &EntryMeta::link(b"loop"));
+        tree.insert(b"file", &EntryMeta::default());
         let mut resolve = |p: &[u8]| tree.resolve(&clean(p).unwrap(), None);
         assert_eq!(resolve(b"lib/x").unwrap(), b"usr/lib/x");
         assert_eq!(resolve(b"/abs/./ssh").unwrap(), b"etc/ssh");
@@ -313,20 +346,20 @@ mod tests {
     fn removing_a_directory_forgets_only_what_is_in_it() {
         let mut tree = Tree::default();
         for path in [&b"a"[..], b"a/b", b"a/b/c", b"a-b", b"ab"] {
-            tree.insert(path.to_vec(), Node::File);
+            tree.insert(path, &EntryMeta::default());
         }
         tree.remove(b"a");
-        assert_eq!(tree.nodes.keys().collect::<Vec<_>>(), [&b"a-b".to_vec(), &b"ab".to_vec()]);
+        assert_eq!(tree.nodes.iter().map(Packed::path).collect::<Vec<_>>(), [&b"a-b"[..], b"ab"]);
     }
 
     #[test]
     fn what_was_a_lower_directory_for_a_while_is_remembered() {
         let mut tree = Tree::default();
-        tree.insert(b"lib".to_vec(), Node::Dir { listed: false });
-        tree.insert(b"lib".to_vec(), Node::Dir { listed: true });
-        tree.insert(b"opt".to_vec(), Node::Dir { listed: false });
+        tree.imply(b"lib", &dir());
+        tree.insert(b"lib", &dir());
+        tree.imply(b"opt", &dir());
         tree.remove(b"opt");
-        tree.insert(b"link".to_vec(), Node::Symlink(b"var/../x".to_vec()));
+        tree.insert(b"link", &EntryMeta::link(b"var/../x"));
         assert_eq!(tree.resolve(&clean(b"link/y").unwrap(), None).unwrap(), b"x/y");
         assert_eq!(tree.passed(), [b"lib".to_vec(), b"opt".to_vec(), b"var".to_vec()]);
     }
@@ -334,24 +367,24 @@ mod tests {
     #[test]
     fn hollow_directories_have_only_whiteouts_in_them() {
         let mut tree = Tree::default();
-        for dir in [&b"a"[..], b"a/b", b"c", b"c/d"] {
-            tree.insert(dir.to_vec(), Node::Dir { listed: false });
+        for path in [&b"a"[..], b"a/b", b"c", b"c/d"] {
+            tree.imply(path, &dir());
         }
-        tree.insert_with(b"a/b/x".to_vec(), Node::File, EntryMeta::of_kind(Kind::Whiteout));
-        tree.insert(b"c/file".to_vec(), Node::File);
+        tree.insert(b"a/b/x", &EntryMeta::of_kind(Kind::Whiteout));
+        tree.insert(b"c/file", &EntryMeta::default());
         assert_eq!(tree.hollow(), [b"a".to_vec(), b"a/b".to_vec(), b"c/d".to_vec()]);
     }
 
     #[test]
     fn names_of_one_file_point_to_the_first_of_them() {
         let mut tree = Tree::default();
-        tree.insert_with(b"b".to_vec(), Node::File, EntryMeta::file(3, 7));
-        tree.link(b"a".to_vec(), b"b", Node::File, EntryMeta::file(3, 7));
-        tree.link(b"c".to_vec(), b"a", Node::File, EntryMeta::file(3, 7));
+        tree.insert(b"b", &EntryMeta::file(3, 7));
+        tree.link(b"a", b"b", &EntryMeta::file(3, 7));
+        tree.link(b"c", b"a", &EntryMeta::file(3, 7));
         tree.remove(b"b");
-        tree.insert_with(b"b".to_vec(), Node::File, EntryMeta::file(1, 1));
+        tree.insert(b"b", &EntryMeta::file(1, 1));
         assert_eq!((tree.sizes().inodes, tree.sizes().bytes), (2, 4));
-        let links: Vec<_> = tree.into_entries().into_iter().map(|(_, m)| m.hard_link).collect();
+        let links: Vec<_> = tree.into_entries().iter().map(|e| e.meta().hard_link).collect();
         assert_eq!(links, [None, None, Some(b"a".to_vec())]);
     }
 }

@@ -14,7 +14,7 @@ use crate::error::{Context, Error, Result};
 use header::{BLOCK, Header};
 use pax::Pax;
 pub(crate) use sparse::Extent;
-use std::io::Read;
+use std::io::BufRead;
 use tar::EntryType;
 
 /// The most bytes of one extended header, long name or map of a sparse file: as much as Go's archive/tar reads. All
@@ -46,7 +46,7 @@ impl Entry {
 
 /// A tar that is being read.
 pub(crate) struct Archive<'r> {
-    input: &'r mut dyn Read,
+    input: &'r mut dyn BufRead,
     /// Of the current entry's data, what has not been read, and what fills its last block.
     data: u64,
     padding: usize,
@@ -61,7 +61,7 @@ struct Extensions {
 }
 
 impl<'r> Archive<'r> {
-    pub(crate) fn new(input: &'r mut dyn Read) -> Self {
+    pub(crate) fn new(input: &'r mut dyn BufRead) -> Self {
         Self { input, data: 0, padding: 0 }
     }
 
@@ -113,6 +113,32 @@ impl<'r> Archive<'r> {
         }
         self.data -= n as u64;
         Ok(n)
+    }
+
+    /// Data of the current entry, as it lies in memory, at most so much; nothing at its end. What has been used of it is to
+    /// be [`consumed`](Self::consume).
+    pub(crate) fn data(&mut self, most: u64) -> Result<&[u8]> {
+        let most = most.min(self.data);
+        if most == 0 {
+            return Ok(&[]);
+        }
+        while let Err(e) = self.input.fill_buf() {
+            if e.kind() != std::io::ErrorKind::Interrupted {
+                return Err(e).context(|| "read the archive".into());
+            }
+        }
+        // It is filled: this time nothing is read.
+        let there = self.input.fill_buf().context(|| "read the archive".into())?;
+        if there.is_empty() {
+            return Err(cut(&format!("{} bytes before the end of an entry's data", self.data)));
+        }
+        Ok(&there[..there.len().min(usize::try_from(most).unwrap_or(usize::MAX))])
+    }
+
+    /// So much of what [`data`](Self::data) gave is done with.
+    pub(crate) fn consume(&mut self, n: usize) {
+        self.input.consume(n);
+        self.data -= n as u64;
     }
 
     fn entry(&mut self, header: Header, block: &[u8; BLOCK], before: Extensions) -> Result<Entry> {
