@@ -6,7 +6,7 @@ use crate::layout::Layout;
 use crate::store::Store;
 use crate::trash::Scratch;
 use std::fs::File;
-use std::io::Read;
+use std::io::{Read, Write};
 use std::path::PathBuf;
 use strata_oci::Digest;
 use strata_oci::digest::Hasher;
@@ -125,7 +125,8 @@ impl Store {
             return Ok(());
         }
         let scratch = Scratch::new(&self.layout, "blob");
-        std::fs::write(scratch.path(), bytes).context(|| format!("write blob {digest}"))?;
+        let written = scratch.create().and_then(|mut file| file.write_all(bytes));
+        written.context(|| format!("write blob {digest}"))?;
         self.publish_blob(lease, digest, &scratch, bytes.len() as u64)
     }
 

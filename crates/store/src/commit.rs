@@ -103,7 +103,7 @@ impl Store {
         let blob_file = Scratch::new(&self.layout, "blob");
         let layer_dir = Scratch::new(&self.layout, "layer");
         let fs = self.make_layer_dir(&layer_dir)?;
-        let file = File::create_new(blob_file.path()).context(|| "create blob".into())?;
+        let file = blob_file.create().context(|| "create blob".into())?;
         let limits = &self.options.limits;
         // The record names the digest, which is only known at the end.
         let unknown = Digest::sha256_of(b"");

@@ -165,8 +165,8 @@ impl Store {
         mut record: LayerRecord,
     ) -> Result<()> {
         let bytes = self.measure_layer(key, scratch, &mut record)?;
-        let record = create_private(&scratch.path().join("layer.json"));
-        record.and_then(|mut file| file.write_all(&bytes)).context(|| format!("write layer {key}"))?;
+        let made = create_private(&scratch.path().join("layer.json"));
+        made.and_then(|mut file| file.write_all(&bytes)).context(|| format!("write layer {key}"))?;
         let mut inner = self.index.lock();
         inner.held(lease).layers.insert(key.to_owned());
         if inner.layers.contains_key(key) {

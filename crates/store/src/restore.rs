@@ -7,7 +7,6 @@ use crate::record::RefRecord;
 use crate::store::Store;
 use crate::trash::Scratch;
 use std::ffi::OsStr;
-use std::fs::File;
 use std::io::{Read, Write};
 use strata_oci::digest::Hasher;
 use strata_oci::{Descriptor, Digest, Reference};
@@ -79,7 +78,7 @@ impl Store {
 
 /// Writes what has the right size and digest into tmp/, synced.
 fn copy_checked(blob: &Descriptor, source: &mut dyn Read, scratch: &Scratch) -> Result<()> {
-    let mut file = File::create_new(scratch.path()).context(|| "create".into())?;
+    let mut file = scratch.create().context(|| "create".into())?;
     let mut hasher = Hasher::new(blob.digest.algorithm());
     let (mut buffer, mut total) = (vec![0; CHUNK], 0_u64);
     loop {

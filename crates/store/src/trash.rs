@@ -11,8 +11,10 @@ use crate::layout::Layout;
 pub(crate) use remove::remove_tree;
 use remove::{Ended, Pace};
 use std::collections::HashMap;
+use std::fs::File;
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -189,6 +191,11 @@ fn pass(layout: &Layout, names: &[String], retries: &mut HashMap<String, Retry>)
     }
 }
 
+/// A new file that only its owner can read.
+pub(crate) fn create_private(path: &Path) -> std::io::Result<File> {
+    File::options().read(true).write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// A name in tmp/ that goes away unless it was published.
 #[derive(Debug)]
 pub(crate) struct Scratch {
@@ -204,6 +211,11 @@ impl Scratch {
 
     pub(crate) fn path(&self) -> PathBuf {
         self.layout.tmp.path.join(&self.name)
+    }
+
+    /// Makes it a file that only its owner can read, whatever the umask is (stratad's is 0, for what it unpacks).
+    pub(crate) fn create(&self) -> std::io::Result<File> {
+        create_private(&self.path())
     }
 
     /// Makes it a directory.

@@ -37,6 +37,44 @@ fn a_layer_is_stored_once_at_whatever_depth() {
 }
 
 #[test]
+fn what_is_kept_is_the_owners_alone() {
+    use std::os::unix::fs::PermissionsExt;
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let image = pull(&store, "base:1", &[base(), busybox()]).unwrap();
+    let (id, root) = container(&store, 1, &image);
+    fs::write(root.path().join("new"), "made").unwrap();
+    let options = CommitOptions {
+        name: Some("mine:2".parse().unwrap()),
+        config: image.config.config.clone(),
+        ..CommitOptions::default()
+    };
+    store.commit(&id, &options).unwrap();
+    let kept = dir.path().join("store");
+    let mut files = 0;
+    let mut check = |dir: std::path::PathBuf| {
+        for entry in fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap()) {
+            let meta = entry.metadata().unwrap();
+            if meta.is_file() {
+                let mode = meta.permissions().mode() & 0o7777;
+                assert_eq!(mode, 0o600, "{} has the mode {mode:o}", entry.path().display());
+                files += 1;
+            }
+        }
+    };
+    check(kept.join("refs"));
+    check(kept.join("blobs/sha256"));
+    for layer in fs::read_dir(kept.join("layers")).unwrap() {
+        check(layer.unwrap().path());
+    }
+    // Two names; three layers with two files each; their blobs, two manifests and two configs.
+    assert_eq!(files, 2 + 3 * 2 + 3 + 2 + 2);
+}
+
+#[test]
 fn diff_commit_and_history() {
     if !privileged() {
         return;

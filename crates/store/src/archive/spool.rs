@@ -56,8 +56,9 @@ impl Contents {
         let limits = &store.options.limits;
         let mut contents = Self::default();
         let (mut entries, mut total) = (0, 0_u64);
-        let mut whole = inflate(Counted { from: source, total: 0, read }, limits)?;
-        let mut archive = Archive::new(&mut *whole);
+        let whole = inflate(Counted { from: source, total: 0, read }, limits)?;
+        let mut whole = std::io::BufReader::with_capacity(CHUNK, whole);
+        let mut archive = Archive::new(&mut whole);
         while let Some(entry) = archive.next()? {
             entries += 1;
             if entries > MAX_ENTRIES {
@@ -198,7 +199,7 @@ fn spool(store: &Store, lease: &Lease, name: &str, from: &mut Archive<'_>) -> Re
     let here = named.as_ref().is_some_and(|digest| store.has_blob(lease, digest));
     let scratch = (!here).then(|| Scratch::new(&store.layout, "archive"));
     let mut file = match &scratch {
-        Some(scratch) => Some(File::create_new(scratch.path()).context(|| "create a file".into())?),
+        Some(scratch) => Some(scratch.create().context(|| "create a file".into())?),
         None => None,
     };
     let mut hasher = named.as_ref().map_or_else(Hasher::sha256, |d| Hasher::new(d.algorithm()));
