@@ -170,8 +170,28 @@ impl<'a> Run<'a> {
 
 /// What to do about something that cannot be had again.
 fn pull_again(images: &[String]) -> String {
-    match images {
-        [] => "no image needs it".into(),
-        names => format!("pull, load or build again: {}", names.join(", ")),
+    // An ID names an image that has lost its name, and nothing can be pulled by it.
+    let names: Vec<_> =
+        images.iter().map(String::as_str).filter(|name| Digest::parse(name).is_err()).collect();
+    match (images, names.as_slice()) {
+        ([], _) => "no image needs it".into(),
+        (ids, []) => format!("pull, load or build the image again that was {}", ids.join(", ")),
+        (_, names) => format!("pull, load or build again: {}", names.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::pull_again;
+
+    #[test]
+    fn nothing_is_pulled_by_its_id() {
+        let (name, id) = ("registry.example/a:1".to_owned(), format!("sha256:{}", "ab".repeat(32)));
+        assert_eq!(pull_again(&[]), "no image needs it");
+        assert_eq!(pull_again(&[id.clone(), name]), "pull, load or build again: registry.example/a:1");
+        assert_eq!(
+            pull_again(std::slice::from_ref(&id)),
+            format!("pull, load or build the image again that was {id}")
+        );
     }
 }
