@@ -139,13 +139,21 @@ impl Store {
         size: u64,
     ) -> Result<()> {
         let written = BlobFile::at(&file.path(), size);
-        let mut inner = self.index.lock();
-        inner.held(lease).blobs.insert(digest.clone());
-        // A taken name means that another operation was faster with the same bytes.
-        if self.layout.publish(&file.name, &self.layout.blobs, &name(digest))? {
-            inner.unsynced.blobs.insert(digest.clone());
+        let mut proved = false;
+        loop {
+            let mut inner = self.index.lock();
+            inner.held(lease).blobs.insert(digest.clone());
+            let published = self.layout.publish(&file.name, &self.layout.blobs, &name(digest))?;
+            if published {
+                inner.unsynced.blobs.insert(digest.clone());
+            }
+            if published || proved {
+                inner.blobs.insert(digest.clone(), written);
+                return Ok(());
+            }
+            drop(inner);
+            // The name is taken: another operation was faster with the same bytes, or a disk has damaged them since.
+            proved = self.drop_if_damaged(digest);
         }
-        inner.blobs.insert(digest.clone(), written);
-        Ok(())
     }
 }

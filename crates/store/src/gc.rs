@@ -6,8 +6,10 @@
 use crate::blob;
 use crate::error::{Error, Result};
 use crate::index::Inner;
+use crate::record::RefRecord;
 use crate::store::Store;
 use std::collections::HashSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strata_oci::Digest;
 
@@ -49,8 +51,13 @@ pub(crate) struct Needed<'a> {
 
 impl<'a> Needed<'a> {
     pub(crate) fn of(inner: &'a Inner) -> Self {
+        Self::by(inner, inner.refs.values().map(Arc::as_ref))
+    }
+
+    /// What these names of images need, and all containers and operations.
+    pub(crate) fn by(inner: &'a Inner, refs: impl Iterator<Item = &'a RefRecord>) -> Self {
         let mut needed = Self { layers: HashSet::new(), blobs: HashSet::new() };
-        for r in inner.refs.values() {
+        for r in refs {
             needed.layers.extend(r.layer_keys());
             needed.blobs.extend(r.blobs());
         }

@@ -10,7 +10,7 @@ use crate::index::Inner;
 use crate::record::RefRecord;
 use crate::store::Store;
 use crate::writable::Writable;
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use strata_oci::Digest;
 
@@ -185,20 +185,11 @@ fn parts(inner: &Inner, users: &Users<'_>, usage: &mut Usage) {
 /// operation holds is in use, too.
 fn in_use(inner: &Inner) -> u64 {
     let active: HashSet<&Digest> = inner.containers.values().map(|c| &c.image).collect();
-    let refs: BTreeMap<&String, _> = inner.refs.iter().filter(|(_, r)| active.contains(&r.image)).collect();
-    let mut needed = Needed { layers: HashSet::new(), blobs: HashSet::new() };
-    for r in refs.values() {
-        needed.layers.extend(r.layer_keys());
-        needed.blobs.extend(r.blobs());
-    }
-    needed.layers.extend(inner.containers.values().flat_map(|c| &c.layers).map(String::as_str));
-    for held in inner.leases.values() {
-        needed.layers.extend(held.layers.iter().map(String::as_str));
-        needed.blobs.extend(&held.blobs);
-    }
+    let refs: Vec<&RefRecord> = listed(inner).filter(|r| active.contains(&r.image)).collect();
+    let needed = Needed::by(inner, refs.iter().copied());
     let layers = needed.layers.iter().filter_map(|key| inner.layers.get(*key)).map(|l| l.disk);
     let blobs = needed.blobs.iter().filter_map(|digest| inner.blobs.get(*digest)).map(|b| b.disk);
-    layers.chain(blobs).chain(refs.values().map(|r| r.disk)).sum()
+    layers.chain(blobs).chain(refs.iter().map(|r| r.disk)).sum()
 }
 
 fn images(inner: &Inner, users: &Users<'_>) -> Vec<ImageUsage> {
