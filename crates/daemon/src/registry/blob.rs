@@ -1,9 +1,9 @@
 //! Blobs as streams that survive broken connections.
 
-use super::all_failed;
 use super::hosts::Endpoint;
 use super::patience::Pauses;
 use super::transport::{Ask, Transport, broken, shown};
+use super::{all_failed, passed_over};
 use crate::error::{Error, Kind, Result};
 use bytes::Bytes;
 use http::StatusCode;
@@ -101,6 +101,7 @@ impl BlobStream {
             self.broke(error).await?;
         }
         self.response = None;
+        passed_over(&std::mem::take(&mut self.failures));
         Ok(None)
     }
 

@@ -188,7 +188,10 @@ impl Session {
             let mut ask = Ask::get(endpoint, url, reference.repository());
             ask.headers.extend(HeaderValue::from_str(&ACCEPTED.join(", ")).ok().map(|v| (ACCEPT, v)));
             match self.document(&ask, asked.as_ref()).await {
-                Ok(fetched) => return Ok(fetched),
+                Ok(fetched) => {
+                    passed_over(&failures);
+                    return Ok(fetched);
+                }
                 Err(error) => failures.push(error),
             }
         }
@@ -261,6 +264,14 @@ impl Session {
                 Err(e) => return Err(e),
             }
         }
+    }
+}
+
+/// Says which mirrors failed where another host then did not: nobody would notice otherwise that they are of no use. That
+/// one does not have everything is nothing to tell.
+fn passed_over(failures: &[Error]) {
+    for error in failures.iter().filter(|error| error.kind() != Kind::NotFound) {
+        tracing::warn!(%error, "a mirror was passed over");
     }
 }
 

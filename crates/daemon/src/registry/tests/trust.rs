@@ -98,6 +98,52 @@ async fn a_mirror_with_wrong_bytes_is_passed_over() {
     assert!(&got == bytes && mirror.seen().len() == 1);
 }
 
+/// What is logged.
+#[derive(Clone, Default)]
+struct Log(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test]
+async fn a_mirror_that_fails_is_told_and_one_that_lacks_something_is_not() {
+    let refusing = Server::start(|_, _| Answer::new(403)).await;
+    let empty = Server::start(|_, _| Answer::new(404)).await;
+    let origin = Server::start(|_, r| match r.path.contains("/blobs/") {
+        true => Answer::part(&blob().0, r.from()),
+        false => manifest(),
+    })
+    .await;
+    let dir = tempfile::tempdir().unwrap();
+    let of = dir.path().join("_default");
+    std::fs::create_dir(&of).unwrap();
+    let [a, b] = [refusing.address, empty.address].map(|at| format!("[host.\"http://{at}\"]\n"));
+    std::fs::write(of.join("hosts.toml"), format!("server = \"http://{}\"\n{a}{b}", origin.address)).unwrap();
+    let client = client(dir.path().to_str().unwrap());
+    let reference = Reference::parse("registry.example.org/team/app:v1").unwrap();
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).finish();
+    let told = {
+        let _guard = tracing::subscriber::set_default(subscriber);
+        client.manifest(&reference, "v1", None).await.unwrap();
+        let (bytes, digest) = blob();
+        client.blob_bytes(&reference, digest, bytes.len() as u64, None).await.unwrap();
+        String::from_utf8(log.0.lock().unwrap().clone()).unwrap()
+    };
+    let lines: Vec<_> = told.lines().filter(|line| line.contains("a mirror was passed over")).collect();
+    assert_eq!(lines.len(), 2, "the manifest and the blob: {told}");
+    assert!(lines.iter().all(|line| line.contains("403") && line.contains(&refusing.address.to_string())));
+}
+
 #[tokio::test]
 async fn plain_http_elsewhere_is_refused() {
     let server =
