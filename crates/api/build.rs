@@ -12,6 +12,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // Pod and container records keep the CRI configuration they were made from, as JSON.
         .message_attribute(".runtime.v1", "#[derive(serde::Serialize, serde::Deserialize)]")
         .message_attribute(".runtime.v1", "#[serde(default)]")
+        // `secrets.rs` has a Debug for them that shows none.
+        .skip_debug([".runtime.v1.AuthConfig", ".strata.debug.v1.RegistryAuth"])
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -12,6 +12,7 @@ pub mod debug {
     tonic::include_proto!("strata.debug.v1");
 }
 
+mod secrets;
 mod text;
 
 /// The serialized `google.protobuf.FileDescriptorSet` of both packages.

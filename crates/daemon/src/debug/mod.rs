@@ -22,6 +22,8 @@ mod options;
 mod prune;
 mod push;
 mod remove_image;
+#[cfg(test)]
+mod samples;
 mod sessions;
 mod system;
 mod usage;

@@ -142,27 +142,17 @@ impl Filters {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples;
     use super::*;
-    use strata_oci::{Descriptor, ImageConfig};
-    use strata_store::{ImageUsage, Origin, PartUsage};
+    use strata_oci::ImageConfig;
+    use strata_store::{ImageUsage, PartUsage};
 
     fn image(name: &str) -> Arc<Image> {
-        let id = Digest::sha256_of(name.as_bytes());
         let mut config =
             ImageConfig { created: Some("2024-05-01T10:00:00Z".into()), ..ImageConfig::default() };
         config.config.labels.insert("app".into(), name.into());
-        Arc::new(Image {
-            id: id.clone(),
-            config,
-            layers: vec![],
-            repo_tags: vec![format!("docker.io/library/{name}:latest")],
-            repo_digests: vec![],
-            size: 0,
-            content_size: 0,
-            origin: Origin::Pull,
-            since: 0,
-            manifest: Descriptor { media_type: String::new(), digest: id, size: 0 },
-        })
+        let tag = format!("docker.io/library/{name}:latest");
+        Arc::new(samples::image(name, &[&tag], config))
     }
 
     fn filters(texts: &[&str]) -> Result<Filters> {

@@ -113,24 +113,12 @@ fn using(name: &str, ids: &[String], image: &Image) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::samples;
     use super::*;
-    use strata_oci::{Descriptor, Digest, ImageConfig};
-    use strata_store::Origin;
+    use strata_oci::ImageConfig;
 
     fn image(tags: &[&str]) -> Image {
-        let id = Digest::sha256_of(b"x");
-        Image {
-            id: id.clone(),
-            config: ImageConfig::default(),
-            layers: vec![],
-            repo_tags: tags.iter().map(|t| (*t).to_owned()).collect(),
-            repo_digests: vec![],
-            size: 0,
-            content_size: 0,
-            origin: Origin::Pull,
-            since: 0,
-            manifest: Descriptor { media_type: String::new(), digest: id, size: 0 },
-        }
+        samples::image("x", tags, ImageConfig::default())
     }
 
     #[test]

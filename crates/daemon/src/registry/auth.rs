@@ -5,12 +5,13 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use http::header::{HeaderMap, HeaderValue, WWW_AUTHENTICATE};
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 use strata_api::cri::AuthConfig;
+use strata_oci::Digest;
+use strata_oci::digest::Hasher;
 use strata_oci::reference::DEFAULT_REGISTRY;
 
 /// How long a token is good for if the server does not say (distribution spec, "Token Authentication").
@@ -80,20 +81,20 @@ impl Credentials {
     }
 
     /// Tells one pod's tokens from another's without keeping the secret.
-    pub(super) fn fingerprint(&self) -> [u8; 32] {
-        let mut hasher = Sha256::new();
+    pub(super) fn fingerprint(&self) -> Digest {
+        let mut hasher = Hasher::sha256();
         let (tag, parts): (u8, [&str; 2]) = match self {
             Self::Anonymous => (0, ["", ""]),
             Self::Password(user, password) => (1, [user, password]),
             Self::Identity(token) => (2, [token, ""]),
             Self::Registry(token) => (3, [token, ""]),
         };
-        hasher.update([tag]);
+        hasher.update(&[tag]);
         for part in parts {
-            hasher.update(part.len().to_le_bytes());
-            hasher.update(part);
+            hasher.update(&part.len().to_le_bytes());
+            hasher.update(part.as_bytes());
         }
-        hasher.finalize().into()
+        hasher.finish()
     }
 
     /// As an `Authorization: Basic` header, if there is a password.
@@ -239,7 +240,7 @@ pub(super) fn read_token(body: &[u8]) -> Result<Grant> {
 pub(super) struct TokenKey {
     pub(super) base: String,
     pub(super) scope: String,
-    pub(super) credentials: [u8; 32],
+    pub(super) credentials: Digest,
 }
 
 /// Tokens in memory.
