@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::PathBuf;
 use strata_e2e::command::Output;
+use strata_e2e::images::{Compression, Flavor, catalog};
 use strata_e2e::node::{Node, test, test_with};
 
 /// The layer of an image that has a file, and the file.
@@ -123,6 +124,29 @@ fn damage_is_repaired_while_no_daemon_runs() {
         let words = |text: &str| text.split_whitespace().take(12).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(&again)[..8], words(&images)[..8], "{again}");
         node.strata(&["run", "--rm", &node.image("stacked"), "cat", "/etc/passwd"]).ok().has(&["root"]);
+    });
+}
+
+#[test]
+fn a_pull_does_not_believe_a_damaged_blob() {
+    test(|node| {
+        let image = node.image("busybox");
+        let layer = catalog::busybox(Flavor::Oci, Compression::Gzip).unwrap().layers[0].digest.clone();
+        let blob = node.dir("root/blobs/sha256").join(layer.trim_start_matches("sha256:"));
+        node.strata(&["pull", "-q", &image]).ok();
+        let good = fs::read(&blob).unwrap();
+        let damages: [fn(&PathBuf); 2] =
+            [damage, |blob| fs::write(blob, &fs::read(blob).unwrap()[..1000]).unwrap()];
+        for damaged in damages {
+            node.stop();
+            fs::remove_dir_all(file_of_layer(node, "etc/passwd").ancestors().nth(3).unwrap()).unwrap();
+            damaged(&blob);
+            node.launch();
+            node.strata(&["pull", "-q", &image]).ok();
+            assert_eq!(fs::read(&blob).unwrap(), good);
+            node.strata(&["run", "--rm", &image, "cat", "/etc/passwd"]).ok().has(&["root"]);
+        }
+        node.strata(&["fsck"]).ok().has(&["no problems"]);
     });
 }
 

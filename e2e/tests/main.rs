@@ -3,8 +3,10 @@
 mod archive;
 mod contract;
 mod crash;
+mod credentials;
 mod descriptors;
 mod fsck;
+mod giants;
 mod layers;
 mod lifecycle;
 mod limits;
