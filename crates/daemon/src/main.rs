@@ -54,6 +54,7 @@ fn main() -> ExitCode {
 
 async fn run(config: config::Config) -> error::Result<()> {
     raise_open_files();
+    strata_sys::memory::return_large_pieces();
     // Modes of what is made here are what they say.
     rustix::process::umask(rustix::fs::Mode::empty());
     let node = tasks::blocking(move || node::Node::open(config)).await?;

@@ -1,6 +1,7 @@
 //! Image configs (OCI image spec, config.md), with what Docker adds to them.
 
 use crate::digest::{Digest, Hasher};
+use crate::json;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 use std::collections::BTreeMap;
@@ -14,6 +15,9 @@ pub enum ConfigError {
     /// Not JSON of the right shape.
     #[error("image config cannot be parsed: {0}")]
     Parse(String),
+    /// More values than [`json::MAX_VALUES`].
+    #[error("image config has more than {max} JSON values, which is not read", max = json::MAX_VALUES)]
+    TooManyValues,
     /// `rootfs.type` is not `layers`.
     #[error("image config: rootfs type {0:?} is not supported; expected \"layers\"")]
     RootfsType(String),
@@ -160,6 +164,9 @@ impl ImageConfig {
     /// # Errors
     /// If it is none, or not for Linux.
     pub fn parse(bytes: &[u8]) -> Result<Self, ConfigError> {
+        if json::has_too_many_values(bytes) {
+            return Err(ConfigError::TooManyValues);
+        }
         let config: Self = serde_json::from_slice(bytes).map_err(|e| ConfigError::Parse(e.to_string()))?;
         if config.rootfs.kind != "layers" {
             return Err(ConfigError::RootfsType(config.rootfs.kind.chars().take(100).collect()));
@@ -234,7 +241,7 @@ mod tests {
         let kind = br#"{"os":"linux","rootfs":{"type":"x"}}"#;
         assert!(matches!(ImageConfig::parse(kind), Err(ConfigError::RootfsType(_))));
         for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-            let deep = format!("{}1{}", open.repeat(200_000), close.repeat(200_000));
+            let deep = format!("{}1{}", open.repeat(40_000), close.repeat(40_000));
             for key in ["x", "config", "history"] {
                 let text = format!("{{\"rootfs\":{{\"type\":\"layers\"}},\"{key}\":{deep}}}");
                 let error = ImageConfig::parse(text.as_bytes()).unwrap_err().to_string();

@@ -1,6 +1,7 @@
 //! Manifests and indexes, in OCI's form and Docker's schema 2.
 
 use crate::digest::{Digest, DigestError};
+use crate::json;
 use crate::platform::Platform;
 use oci_spec::image as spec;
 use serde::Serialize;
@@ -202,6 +203,10 @@ impl Document {
         if media_type.starts_with("application/vnd.docker.distribution.manifest.v1") {
             return Err(DocumentError::Schema1(media_type.into()));
         }
+        if json::has_too_many_values(bytes) {
+            let why = format!("it has more than {} JSON values, which is not read", json::MAX_VALUES);
+            return Err(wrap("manifest")(&why));
+        }
         let probe: Probe = serde_json::from_slice(bytes).map_err(|e| wrap("manifest")(&e))?;
         if probe.schema_version == Some(1) {
             return Err(DocumentError::Schema1("this manifest".into()));
@@ -357,7 +362,7 @@ mod tests {
 
     #[test]
     fn deep_ones_do_not_exhaust_the_stack() {
-        let deep = |open: &str, close: &str| format!("{}1{}", open.repeat(100_000), close.repeat(100_000));
+        let deep = |open: &str, close: &str| format!("{}1{}", open.repeat(40_000), close.repeat(40_000));
         for value in [deep("[", "]"), deep("{\"a\":", "}")] {
             for key in ["config", "layers", "manifests", "annotations"] {
                 let text = format!("{{\"schemaVersion\":2,\"{key}\":{value}}}");

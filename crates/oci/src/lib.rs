@@ -5,6 +5,7 @@ pub mod change;
 pub mod config;
 pub mod digest;
 pub mod document;
+pub mod json;
 pub mod platform;
 pub mod reference;
 pub mod seccomp;

@@ -103,7 +103,20 @@ fn documents(node: &Node) -> Result<()> {
     };
     let deep = "[".repeat(2_000_000);
     let deep = format!("{{\"x\":{deep}");
+    // Of few bytes in a document each becomes many in memory.
+    let crowded = |item: &str| {
+        let items = vec![item; (4 << 20) / (item.len() + 1) - 50].join(",");
+        let text = format!(
+            "{{\"os\":\"linux\",\"rootfs\":{{\"type\":\"layers\",\"diff_ids\":[]}},\"x\":[{items}]}}"
+        );
+        let digest = giants::digest(text.as_bytes());
+        let mut answers = giants::with_config("huge", &digest, text.len() as u64, Vec::new());
+        answers.insert(format!("/v2/huge/blobs/{digest}"), Answer::of("application/json", text));
+        answers
+    };
     for (what, answers) in [
+        ("config of a million empty objects", crowded("{}")),
+        ("config of half a million small objects", crowded("{\"a\":0}")),
         ("manifest", manifest(huge())),
         ("manifest, chunked", manifest(huge().announcing(Announced::Chunked))),
         ("manifest that says 1000 bytes", manifest(huge().announcing(Announced::Length(1000)))),
