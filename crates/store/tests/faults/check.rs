@@ -143,6 +143,14 @@ pub fn nothing_else(store: &Store, dir: &Path, damaged: &BTreeSet<String>) {
     let images = store.images();
     let hex = |digest: &Value| digest.as_str().unwrap().split_once(':').unwrap().1.to_owned();
     let (mut layers, mut blobs) = (BTreeSet::new(), BTreeSet::new());
+    // One whose name could not be removed for certain has no ref, and all the rest.
+    for image in &images {
+        for layer in &image.layers {
+            layers.extend([layer.key.clone(), layer.diff_id.hex().to_owned()]);
+            blobs.insert(layer.blob.digest.hex().to_owned());
+        }
+        blobs.extend([image.id.hex().to_owned(), image.manifest.digest.hex().to_owned()]);
+    }
     for name in names(&at("refs")) {
         let bytes = fs::read(at("refs").join(&name)).unwrap();
         let record: Value = serde_json::from_slice(&bytes).unwrap_or_else(|e| panic!("refs/{name}: {e}"));
