@@ -15,7 +15,7 @@
 //! * [`limits`]: limits, and their change while processes run.
 //! * [`devices`]: which devices may be used.
 //! * [`control`]: freezing and killing.
-//! * [`stats`]: usage and OOM counters.
+//! * [`stats`]: usage, pressure and OOM counters.
 
 pub mod control;
 pub mod devices;
