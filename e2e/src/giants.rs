@@ -233,7 +233,7 @@ pub fn with_config(name: &str, config: &str, size: u64, layers: Vec<Value>) -> A
         "schemaVersion": 2,
         "mediaType": MANIFEST,
         "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": config, "size": size },
-        "layers": layers,
+        "layers": Value::Array(layers),
     });
     [(format!("/v2/{name}/manifests/latest"), Answer::of(MANIFEST, manifest.to_string()))].into()
 }

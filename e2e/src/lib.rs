@@ -4,11 +4,13 @@
 //! - [`node`]: a daemon of one's own, with a registry, a network namespace and cgroups of its own. Start at
 //!   [`node::test`].
 //! - [`command`]: programs with a time limit, and what they wrote.
+//! - [`critest`]: cri-tools' validation suite.
 //! - [`giants`]: a registry whose answers may be of any size.
 //! - [`faults`], [`tls`]: a proxy that misbehaves, and certificates.
 //! - [`pty`]: programs that want a terminal.
 
 pub mod command;
+pub mod critest;
 pub mod faults;
 pub mod giants;
 pub mod images;

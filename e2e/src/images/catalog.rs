@@ -121,7 +121,7 @@ pub fn prepare_debian(cache: &Path) -> Result<PathBuf> {
 }
 
 /// The mirror that this machine's apt uses; none: debootstrap's own choice.
-fn mirror() -> Option<String> {
+pub(super) fn mirror() -> Option<String> {
     let lists = ["/etc/apt/sources.list.d/debian.sources", "/etc/apt/sources.list"];
     let text = lists.iter().find_map(|path| std::fs::read_to_string(path).ok())?;
     text.lines()

@@ -3,6 +3,8 @@
 //! Independent of Strata's own code for images on purpose: what the tests check must not be what made it.
 
 pub mod catalog;
+pub mod conformance;
+mod debian;
 mod image;
 mod layer;
 mod push;

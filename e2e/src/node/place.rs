@@ -15,11 +15,15 @@ pub struct Programs {
     pub crictl: PathBuf,
 }
 
-/// cargo's target directory: the tests run from `<target>/<profile>/deps`.
+/// cargo's target directory: the tests run from `<target>/<profile>/deps`, programs from one above.
 pub fn target() -> PathBuf {
     std::env::current_exe()
         .ok()
-        .and_then(|exe| exe.ancestors().nth(3).map(Path::to_path_buf))
+        .and_then(|exe| {
+            let dir = exe.parent()?;
+            let profile = if dir.ends_with("deps") { dir.parent()? } else { dir };
+            profile.parent().map(Path::to_path_buf)
+        })
         .unwrap_or_else(|| "target".into())
 }
 

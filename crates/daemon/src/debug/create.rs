@@ -198,7 +198,7 @@ async fn seccomp(node: &Node, choice: Seccomp) -> Result<Option<cri::SecurityPro
         localhost_ref: path,
     };
     match choice {
-        Seccomp::Default => Ok(None),
+        Seccomp::Default => Ok(Some(profile(ProfileType::RuntimeDefault, String::new()))),
         Seccomp::Unconfined => Ok(Some(profile(ProfileType::Unconfined, String::new()))),
         Seccomp::File(path) => Ok(Some(profile(ProfileType::Localhost, path))),
         Seccomp::Text(text) => {

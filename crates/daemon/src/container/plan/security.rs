@@ -31,7 +31,8 @@ pub(crate) enum Choice {
     File(PathBuf),
 }
 
-/// The profile that a container asks for; Strata's own if it does not say, none if it is privileged.
+/// The profile that a container asks for; none if it does not say, as Kubernetes has it (the kubelet's seccompDefault says it
+/// for such containers), or if it is privileged.
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a name that is no profile, or leads out of the directory.
@@ -49,8 +50,8 @@ pub(crate) fn choose(context: &cri::LinuxContainerSecurityContext, directory: &P
     #[allow(deprecated)]
     let old = context.seccomp_profile_path.as_str();
     match old {
-        "" | "runtime/default" | "docker/default" => Ok(Choice::Default),
-        "unconfined" => Ok(Choice::Unconfined),
+        "" | "unconfined" => Ok(Choice::Unconfined),
+        "runtime/default" | "docker/default" => Ok(Choice::Default),
         other => match other.strip_prefix("localhost/") {
             Some(path) => file(path, directory),
             None => Err(Error::invalid(format!(
@@ -159,7 +160,8 @@ mod tests {
     fn profiles_are_chosen() {
         let dir = Path::new("/profiles");
         let of = |c: &cri::LinuxContainerSecurityContext| choose(c, dir);
-        assert_eq!(of(&Default::default()).unwrap(), Choice::Default);
+        assert_eq!(of(&Default::default()).unwrap(), Choice::Unconfined);
+        assert_eq!(of(&with(ProfileType::RuntimeDefault, "")).unwrap(), Choice::Default);
         assert_eq!(of(&with(ProfileType::Unconfined, "")).unwrap(), Choice::Unconfined);
         assert_eq!(
             of(&with(ProfileType::Localhost, "a.json")).unwrap(),
