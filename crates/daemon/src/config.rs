@@ -1,8 +1,10 @@
 //! The configuration file, `/etc/strata/config.toml`. Flags win over it, it wins over the defaults.
 
+mod handlers;
 mod limits;
 mod registry;
 
+pub(crate) use handlers::{Handler, HandlerNetwork, Handlers, STRATA, SeccompDefault};
 pub(crate) use limits::Limits;
 #[cfg(test)]
 pub(crate) use registry::Seconds;
@@ -121,6 +123,8 @@ pub(crate) struct Runtime {
     pub(crate) seccomp_dir: PathBuf,
     /// A file that changes with every boot; for tests.
     pub(crate) boot_id: PathBuf,
+    /// RuntimeClass handlers.
+    pub(crate) handlers: Handlers,
 }
 
 /// The image store.
@@ -180,6 +184,7 @@ impl Default for Runtime {
             shim_oom_score_adj: -998,
             seccomp_dir: "/var/lib/kubelet/seccomp".into(),
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
+            handlers: Handlers::default(),
         }
     }
 }
@@ -276,6 +281,7 @@ impl Config {
             let why = "must lie between -1000 and 1000 (proc_pid_oom_score_adj(5))";
             return Err(bad("runtime.shim_oom_score_adj", self.runtime.shim_oom_score_adj, why));
         }
+        handlers::check(&self.runtime.handlers)?;
         self.limits.check()?;
         self.registry.check()?;
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {

@@ -8,6 +8,7 @@ mod deadline;
 mod debug;
 mod error;
 mod fsck;
+mod handlers;
 mod ids;
 mod images;
 mod logging;

@@ -37,6 +37,8 @@ pub(crate) struct Node {
     pub(crate) cgroups: Hierarchy,
     /// What connects Kubernetes' pods.
     pub(crate) network: Arc<dyn Provider>,
+    /// The cluster's plugins, configured for CRI or not: a handler may name them, and pods may still hold their addresses.
+    pub(crate) cni: Arc<dyn Provider>,
     /// What connects pods of the strata command.
     pub(crate) bridge: Arc<dyn Provider>,
     /// All pods.
@@ -76,9 +78,10 @@ impl Node {
             Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
         let cgroups = Hierarchy::detect().map_err(|e| Error::internal(e.to_string()))?;
         let bridge: Arc<dyn Provider> = Arc::new(Bridge::new(&config.network)?);
-        let network: Arc<dyn Provider> = match config.network.cri {
+        let cni: Arc<dyn Provider> = Arc::new(Cni::new(config.network.cni_conf_dir.clone()));
+        let network = match config.network.cri {
             crate::config::CriNetwork::Builtin => bridge.clone(),
-            crate::config::CriNetwork::Cni => Arc::new(Cni::new(config.network.cni_conf_dir.clone())),
+            crate::config::CriNetwork::Cni => cni.clone(),
         };
         let boot_id = std::fs::read_to_string(&config.runtime.boot_id)
             .map_err(|e| Error::internal(format!("{}: {e}", config.runtime.boot_id.display())))?;
@@ -90,6 +93,7 @@ impl Node {
             images,
             cgroups,
             network,
+            cni,
             bridge,
             pods: Pods::default(),
             containers: Containers::default(),

@@ -116,8 +116,7 @@ impl Node {
                 live.entry(provider).or_default().push((record.id, attachment));
             }
         }
-        let same = self.network.name() == self.bridge.name();
-        for provider in [Some(&self.bridge), (!same).then_some(&self.network)].into_iter().flatten() {
+        for provider in [&self.bridge, &self.cni] {
             let own = live.remove(provider.name()).unwrap_or_default();
             if let Err(e) = provider.recover(own).await {
                 tracing::error!(network = provider.name(), error = %e, "the network cannot be restored");

@@ -34,7 +34,7 @@ pub(crate) enum NetworkMode {
 pub(crate) struct PodRequest {
     /// As CRI says it.
     pub(crate) config: cri::PodSandboxConfig,
-    /// The RuntimeClass handler; only the empty one and `strata` are known.
+    /// The RuntimeClass handler; the empty one is `strata`.
     pub(crate) handler: String,
     /// Who asks.
     pub(crate) origin: Origin,

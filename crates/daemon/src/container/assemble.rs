@@ -81,7 +81,11 @@ impl Node {
     /// Makes a container's cgroup with its limits.
     pub(crate) fn make_group(&self, record: &ContainerRecord) -> Result<()> {
         let group = self.group(&record.cgroup)?;
-        let limits = resources::resources(&linux_resources(&record.config), record.extras.pids_limit)?;
+        let pids_limit = match record.extras.pids_limit {
+            0 => self.defaults_of(&record.pod_id).pids_limit.into(),
+            own => own,
+        };
+        let limits = resources::resources(&linux_resources(&record.config), pids_limit)?;
         let context = security_context(&record.config);
         let rules = devices::devices(&record.config.devices, context.privileged)?.rules;
         let (limits, left_out) = resources::fit(limits, &self.cgroups, rules);
@@ -182,7 +186,8 @@ impl Node {
         context: &cri::LinuxContainerSecurityContext,
     ) -> Result<Process> {
         let set = self.capabilities_of(context, record.process.uid)?;
-        let choice = security::choose(context, &self.config.runtime.seccomp_dir)?;
+        let profiles = &self.config.runtime.seccomp_dir;
+        let choice = self.defaults_of(&record.pod_id).seccomp(security::choose(context, profiles)?, profiles);
         let own = &record.process;
         Ok(Process {
             args: own.args.clone(),
@@ -274,6 +279,8 @@ fn check(
             "a privileged container needs a privileged pod; set it in the pod's configuration",
         ));
     }
+    let handler = pod.record();
+    handler.defaults.check_privileged(&handler.handler, context.privileged, "containers")?;
     let wants_pod_pid =
         context.namespace_options.as_ref().is_some_and(|o| o.pid() == cri::NamespaceMode::Pod);
     let has_pod_pid = of_pod.is_some() && namespace_options(pod.config()).pid() == cri::NamespaceMode::Pod;

@@ -1,6 +1,7 @@
 //! What CRI says of the node.
 
 use super::info;
+use crate::handlers;
 use crate::node::Node;
 use strata_api::cri;
 
@@ -37,7 +38,7 @@ pub(super) fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
                 "warnings": node.warnings(),
             })
         }),
-        runtime_handlers: vec![handler(""), handler("strata")],
+        runtime_handlers: handlers::names(&node.config.runtime.handlers).into_iter().map(handler).collect(),
         features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
     }
 }

@@ -11,6 +11,7 @@
 //! ```
 
 use super::state::PodState;
+use crate::config::Handler;
 use crate::net::Attachment;
 use crate::request::{NetworkMode, Origin, PodRequest};
 use serde::{Deserialize, Serialize};
@@ -31,6 +32,9 @@ pub(crate) struct PodRecord {
     pub(crate) origin: Origin,
     /// The RuntimeClass handler it was asked with.
     pub(crate) handler: String,
+    /// What that handler said when the pod was made.
+    #[serde(default)]
+    pub(crate) defaults: Handler,
     /// What was asked for.
     pub(crate) config: cri::PodSandboxConfig,
     /// When, in nanoseconds since 1970.

@@ -5,8 +5,9 @@ use super::record::{PodKey, PodNetwork, PodRecord, VERSION};
 use super::state::{Change, PodState};
 use super::sysctl::Sysctls;
 use super::{Pod, files};
-use crate::config::plain_cgroup;
+use crate::config::{Handler, plain_cgroup};
 use crate::error::{Error, Kind, Result};
+use crate::handlers;
 use crate::ids::{new_id, now};
 use crate::net::{AttachRequest, PortMapping, Protocol};
 use crate::node::Node;
@@ -29,6 +30,7 @@ impl Node {
     /// Makes a pod, or finds the one that the same request has made.
     pub(crate) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<String> {
         check(&request)?;
+        self.defaults(&request)?;
         let key = PodKey::of(&request.config).to_string();
         let (node, same) = (self.clone(), request.clone());
         let flight = key.clone();
@@ -70,8 +72,20 @@ impl Node {
         }
     }
 
+    /// What the request's handler says.
+    fn defaults(&self, request: &PodRequest) -> Result<Handler> {
+        if request.origin == Origin::Strata {
+            return Ok(Handler::default());
+        }
+        let defaults = handlers::find(&self.config.runtime.handlers, &request.handler)?;
+        let context = request.config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+        defaults.check_privileged(&request.handler, context.is_some_and(|c| c.privileged), "pods")?;
+        Ok(defaults)
+    }
+
     fn new_record(&self, request: &PodRequest) -> Result<PodRecord> {
         let id = new_id()?;
+        let defaults = self.defaults(request)?;
         let linux = request.config.linux.clone().unwrap_or_default();
         let options = namespace_options(&request.config);
         let host_network = request.network == NetworkMode::Host
@@ -79,7 +93,7 @@ impl Node {
         let given = linux.cgroup_parent.trim_end_matches('/');
         let owns_cgroup = given.is_empty() || request.origin == Origin::Strata;
         let cgroup_parent =
-            if owns_cgroup { format!("{}/pods/{id}", self.config.cgroup.root) } else { given.to_owned() };
+            if owns_cgroup { format!("{}/{id}", self.pods_cgroup(&defaults)) } else { given.to_owned() };
         let dir = self.pod_dir(&id);
         let wanted = Wanted {
             net: (!host_network).then(|| self.config.network.netns_dir.join(format!("strata-{id}"))),
@@ -89,7 +103,7 @@ impl Node {
         };
         let provider = match request.network {
             _ if host_network => None,
-            NetworkMode::Cri => Some(self.network.name()),
+            NetworkMode::Cri => self.cri_network(&defaults),
             NetworkMode::Bridge => Some(self.bridge.name()),
             NetworkMode::Host | NetworkMode::None => None,
         };
@@ -98,6 +112,7 @@ impl Node {
             id,
             origin: request.origin,
             handler: request.handler.clone(),
+            defaults,
             config: request.config.clone(),
             created_at: now(),
             boot_id: self.boot_id.clone(),
@@ -332,12 +347,6 @@ fn check(request: &PodRequest) -> Result<()> {
         config.metadata.as_ref().ok_or_else(|| Error::invalid("the pod's metadata are missing"))?;
     if metadata.name.is_empty() || metadata.uid.is_empty() {
         return Err(Error::invalid("the pod's metadata need a name and a uid"));
-    }
-    if !["", "strata"].contains(&request.handler.as_str()) {
-        return Err(Error::invalid(format!(
-            "no runtime handler {:?}: the node has only \"strata\"; check the RuntimeClass",
-            request.handler
-        )));
     }
     let hostname = &config.hostname;
     if hostname.len() > 64 || hostname.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {

@@ -41,7 +41,7 @@ impl Node {
     /// Who attached a pod; `None` if nobody has to.
     pub(crate) fn provider_of(&self, record: &PodRecord) -> Result<Option<Arc<dyn Provider>>> {
         let Some(name) = &record.network.provider else { return Ok(None) };
-        [&self.network, &self.bridge].into_iter().find(|p| p.name() == name).cloned().map(Some).ok_or_else(
+        [&self.cni, &self.bridge].into_iter().find(|p| p.name() == name).cloned().map(Some).ok_or_else(
             || {
                 Error::precondition(format!(
                     "pod {} was attached by the network {name:?}, which is not configured any more",

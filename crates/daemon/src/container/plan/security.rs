@@ -31,29 +31,32 @@ pub(crate) enum Choice {
     File(PathBuf),
 }
 
-/// The profile that a container asks for; none if it does not say, as Kubernetes has it (the kubelet's seccompDefault says it
-/// for such containers), or if it is privileged.
+/// The profile that a container asks for, if it says; none ([`Choice::Unconfined`]) if it is privileged.
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a name that is no profile, or leads out of the directory.
-pub(crate) fn choose(context: &cri::LinuxContainerSecurityContext, directory: &Path) -> Result<Choice> {
+pub(crate) fn choose(
+    context: &cri::LinuxContainerSecurityContext,
+    directory: &Path,
+) -> Result<Option<Choice>> {
     if context.privileged {
-        return Ok(Choice::Unconfined);
+        return Ok(Some(Choice::Unconfined));
     }
     if let Some(profile) = &context.seccomp {
         return match profile.profile_type() {
-            ProfileType::RuntimeDefault => Ok(Choice::Default),
-            ProfileType::Unconfined => Ok(Choice::Unconfined),
-            ProfileType::Localhost => file(&profile.localhost_ref, directory),
+            ProfileType::RuntimeDefault => Ok(Some(Choice::Default)),
+            ProfileType::Unconfined => Ok(Some(Choice::Unconfined)),
+            ProfileType::Localhost => file(&profile.localhost_ref, directory).map(Some),
         };
     }
     #[allow(deprecated)]
     let old = context.seccomp_profile_path.as_str();
     match old {
-        "" | "unconfined" => Ok(Choice::Unconfined),
-        "runtime/default" | "docker/default" => Ok(Choice::Default),
+        "" => Ok(None),
+        "runtime/default" | "docker/default" => Ok(Some(Choice::Default)),
+        "unconfined" => Ok(Some(Choice::Unconfined)),
         other => match other.strip_prefix("localhost/") {
-            Some(path) => file(path, directory),
+            Some(path) => file(path, directory).map(Some),
             None => Err(Error::invalid(format!(
                 "seccomp profile {other:?}: use runtime/default, unconfined or localhost/<file>"
             ))),
@@ -160,18 +163,21 @@ mod tests {
     fn profiles_are_chosen() {
         let dir = Path::new("/profiles");
         let of = |c: &cri::LinuxContainerSecurityContext| choose(c, dir);
-        assert_eq!(of(&Default::default()).unwrap(), Choice::Unconfined);
-        assert_eq!(of(&with(ProfileType::RuntimeDefault, "")).unwrap(), Choice::Default);
-        assert_eq!(of(&with(ProfileType::Unconfined, "")).unwrap(), Choice::Unconfined);
+        assert_eq!(of(&Default::default()).unwrap(), None);
+        assert_eq!(of(&with(ProfileType::RuntimeDefault, "")).unwrap(), Some(Choice::Default));
+        assert_eq!(of(&with(ProfileType::Unconfined, "")).unwrap(), Some(Choice::Unconfined));
         assert_eq!(
             of(&with(ProfileType::Localhost, "a.json")).unwrap(),
-            Choice::File("/profiles/a.json".into())
+            Some(Choice::File("/profiles/a.json".into()))
         );
-        assert_eq!(of(&with(ProfileType::Localhost, "/x/a.json")).unwrap(), Choice::File("/x/a.json".into()));
+        assert_eq!(
+            of(&with(ProfileType::Localhost, "/x/a.json")).unwrap(),
+            Some(Choice::File("/x/a.json".into()))
+        );
         assert!(of(&with(ProfileType::Localhost, "../../etc/shadow")).is_err());
         assert!(of(&with(ProfileType::Localhost, "")).is_err());
         let privileged = cri::LinuxContainerSecurityContext { privileged: true, ..Default::default() };
-        assert_eq!(of(&privileged).unwrap(), Choice::Unconfined);
+        assert_eq!(of(&privileged).unwrap(), Some(Choice::Unconfined));
     }
 
     #[test]
