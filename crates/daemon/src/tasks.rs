@@ -6,13 +6,17 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// Runs an operation in a task of its own and waits for it.
 pub(crate) async fn detached<T: Send + 'static>(
     operation: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    match tokio::spawn(operation).await {
+    outcome(tokio::spawn(operation)).await
+}
+
+async fn outcome<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
+    match task.await {
         Ok(result) => result,
         Err(e) => Err(Error::internal(format!("the operation ended early: {e}"))),
     }
@@ -22,26 +26,25 @@ pub(crate) async fn detached<T: Send + 'static>(
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T> + Send + 'static,
 ) -> Result<T> {
-    match tokio::task::spawn_blocking(work).await {
-        Ok(result) => result,
-        Err(e) => Err(Error::internal(format!("the operation ended early: {e}"))),
-    }
+    outcome(tokio::task::spawn_blocking(work)).await
 }
 
 type Making = Shared<BoxFuture<'static, Result<String>>>;
 
 /// Things being made, by key: a second request for the same one joins the first.
 #[derive(Debug)]
-pub(crate) struct Flights<R>(Mutex<HashMap<String, (R, Making)>>);
+pub(crate) struct Flights<R>(Arc<Mutex<HashMap<String, (R, Making)>>>);
 
 impl<R> Default for Flights<R> {
     fn default() -> Self {
-        Self(Mutex::default())
+        Self(Arc::default())
     }
 }
 
-impl<R: Clone + PartialEq> Flights<R> {
+impl<R: Clone + PartialEq + Send + 'static> Flights<R> {
     /// Joins the making of `key`, or begins it with `make`; `None` if it is being made from another request.
+    ///
+    /// Once it has been made, or not, it is forgotten, and the registries of what is there answer.
     pub(crate) fn join(
         &self,
         key: &str,
@@ -52,14 +55,30 @@ impl<R: Clone + PartialEq> Flights<R> {
         if let Some((same, making)) = flights.get(key) {
             return (same == request).then(|| making.clone());
         }
-        let making = detached(make()).boxed().shared();
+        // Moved into the task: even one that panics must not leave its key taken.
+        let (made, landing) = (make(), Landing { flights: self.0.clone(), key: key.to_owned() });
+        let task = tokio::spawn(async move {
+            let made = made.await;
+            drop(landing);
+            made
+        });
+        let making = outcome(task).boxed().shared();
         flights.insert(key.to_owned(), (request.clone(), making.clone()));
         Some(making)
     }
+}
 
-    /// It has been made, or not; from now on the registries of what is there answer.
-    pub(crate) fn done(&self, key: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(key);
+/// Forgets a flight when it is over.
+struct Landing<R> {
+    flights: Arc<Mutex<HashMap<String, (R, Making)>>>,
+    key: String,
+}
+
+impl<R> Drop for Landing<R> {
+    fn drop(&mut self) {
+        let over = self.flights.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.key);
+        // Whoever joined it may hold the last share of it: not under the lock.
+        drop(over);
     }
 }
 
@@ -89,7 +108,22 @@ mod tests {
         drop(gone);
         open.send_replace(true);
         assert_eq!((first.await.unwrap(), second.await.unwrap()), ("0".into(), "0".into()));
-        flights.done("a");
-        assert!(flights.join("a", &2, make).is_some());
+        // Another request has the key once the first is over.
+        assert_eq!(flights.join("a", &2, make).unwrap().await.unwrap(), "1");
+    }
+
+    #[tokio::test]
+    async fn a_key_is_free_after_a_panic_and_without_a_caller() {
+        let flights: Flights<u32> = Flights::default();
+        let panics = || async { panic!("in the middle of it") }.boxed();
+        let failed = flights.join("a", &1, panics).unwrap().await.unwrap_err();
+        assert!(failed.to_string().contains("ended early"), "{failed}");
+        let good = || async { Ok("made".to_owned()) }.boxed();
+        assert_eq!(flights.join("a", &2, good).unwrap().await.unwrap(), "made");
+        // Nor does it take a caller for it to be made.
+        drop(flights.join("b", &1, good).unwrap());
+        while flights.join("b", &2, good).is_none() {
+            tokio::task::yield_now().await;
+        }
     }
 }

@@ -36,15 +36,10 @@ impl Node {
             return Err(Error::invalid("the container's metadata need a name"));
         }
         let key = format!("{} {} {}", pod.id(), metadata.name, metadata.attempt);
-        let (node, same, flight) = (self.clone(), request.clone(), key.clone());
-        let making = self.making_containers.join(&key, &request, move || {
-            async move {
-                let made = node.make_container(&pod, same).await;
-                node.making_containers.done(&flight);
-                made
-            }
-            .boxed()
-        });
+        let (node, same) = (self.clone(), request.clone());
+        let making = self
+            .making_containers
+            .join(&key, &request, move || async move { node.make_container(&pod, same).await }.boxed());
         match making {
             Some(making) => making.await,
             None => Err(taken(&metadata, "another request for it is being worked on")),

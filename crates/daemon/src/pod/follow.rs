@@ -5,8 +5,12 @@ use super::{ExecEnd, Pod, short};
 use crate::node::Node;
 use crate::shim::{Connected, Shim};
 use std::sync::Arc;
+use std::time::Duration;
 use strata_wire::Event;
 use tokio::sync::mpsc;
+
+/// How soon a shim that lives but does not answer is tried again.
+const AGAIN: Duration = Duration::from_secs(1);
 
 impl Node {
     /// Follows a shim until its pod goes down.
@@ -22,21 +26,41 @@ impl Node {
                 }
             }
             pod.forget_execs();
-            if pod.going().is_cancelled() || pod.state() != PodState::Ready {
-                return;
+            match self.find_shim_again(&pod).await {
+                Some(next) => events = next,
+                None => return,
             }
-            // The connection has gone, but perhaps not the shim.
+        }
+    }
+
+    /// The connection has gone, but perhaps not the shim. Nothing is made or started meanwhile: what the shim has told would
+    /// be older than that.
+    async fn find_shim_again(self: &Arc<Self>, pod: &Arc<Pod>) -> Option<mpsc::UnboundedReceiver<Event>> {
+        loop {
+            let alone = pod.gate.write().await;
+            if pod.going().is_cancelled() || pod.state() != PodState::Ready {
+                return None;
+            }
             match Shim::connect(pod.state_dir(), pod.id()).await {
-                Ok(Connected { shim, containers, events: next }) => {
+                Ok(Connected { shim, containers, events }) => {
                     pod.set_shim(Some(shim));
-                    self.reconcile(&pod, &containers).await;
-                    events = next;
+                    self.reconcile(pod, &containers).await;
+                    return Some(events);
+                }
+                Err(e) if super::run::shim_lives(pod.state_dir()) => {
+                    tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim does not answer; trying again");
                 }
                 Err(e) => {
                     tracing::error!(pod = short(pod.id()), error = %e, "the pod's shim has died; the pod goes with it");
-                    self.pod_lost(&pod).await;
-                    return;
+                    self.lose(pod).await;
+                    return None;
                 }
+            }
+            // Whoever wants to stop the pod has its turn.
+            drop(alone);
+            tokio::select! {
+                () = tokio::time::sleep(AGAIN) => {}
+                () = pod.going().cancelled_owned() => {}
             }
         }
     }
@@ -44,6 +68,10 @@ impl Node {
     /// A dead shim means a dead pod: its containers have lost their parent, their terminals and their log.
     pub(crate) async fn pod_lost(self: &Arc<Self>, pod: &Arc<Pod>) {
         let _alone = pod.gate.write().await;
+        self.lose(pod).await;
+    }
+
+    async fn lose(self: &Arc<Self>, pod: &Arc<Pod>) {
         pod.set_shim(None);
         if let Err(e) = pod.change(Change::Lost) {
             tracing::debug!(error = %e, "pod was on its way already");

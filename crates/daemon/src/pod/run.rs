@@ -33,15 +33,8 @@ impl Node {
         self.defaults(&request)?;
         let key = PodKey::of(&request.config).to_string();
         let (node, same) = (self.clone(), request.clone());
-        let flight = key.clone();
-        let making = self.making_pods.join(&key, &request, move || {
-            async move {
-                let made = node.make_pod(same).await;
-                node.making_pods.done(&flight);
-                made
-            }
-            .boxed()
-        });
+        let making =
+            self.making_pods.join(&key, &request, move || async move { node.make_pod(same).await }.boxed());
         match making {
             Some(making) => making.await,
             None => Err(taken(&key, "another request for it is being worked on")),
@@ -52,6 +45,8 @@ impl Node {
         let record = self.new_record(&request)?;
         let state_dir = self.pod_dir(&record.id);
         let pod = Pod::new(record, state_dir, true);
+        // Nothing is done to it before it is whole, even by somebody who has guessed its ID.
+        let _alone = pod.gate.write().await;
         if let Err(other) = self.pods.insert_new(pod.clone()) {
             return if other.state() == PodState::Ready && other.record().request() == request {
                 Ok(other.id().to_owned())
@@ -275,11 +270,13 @@ impl Node {
     }
 }
 
-/// Whether the process that a pod's directory names runs.
-fn shim_lives(dir: &Path) -> bool {
-    let pid = std::fs::read_to_string(dir.join("shim.pid")).ok().and_then(|t| t.trim().parse::<i32>().ok());
-    pid.and_then(rustix::process::Pid::from_raw)
-        .is_some_and(|pid| rustix::process::test_kill_process(pid).is_ok())
+/// Whether the process that a pod's directory names runs, and is its shim: its ID may be another's by now. One that has
+/// ended has no command line.
+pub(super) fn shim_lives(dir: &Path) -> bool {
+    let Ok(pid) = std::fs::read_to_string(dir.join("shim.pid")) else { return false };
+    let line = std::fs::read(Path::new("/proc").join(pid.trim()).join("cmdline")).unwrap_or_default();
+    let plan = dir.join("plan.json");
+    line.split(|b| *b == 0).any(|word| word == plan.as_os_str().as_encoded_bytes())
 }
 
 fn taken(key: &str, why: &str) -> Error {
