@@ -157,6 +157,7 @@ impl Node {
                 net: text(netns),
                 ipc: text(dir.join("ipc")),
                 uts: text(dir.join("uts")),
+                user: text(dir.join("user")),
             });
             teardown::remove_state_dir(&dir)
         })

@@ -12,6 +12,11 @@ use strata_wire::message::{Envelope, Failure, FailureKind};
 /// What a child says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Report {
+    /// Another process, whose descriptor comes with this, goes on in its place: that one is the container's init.
+    Moved {
+        /// Its ID in the caller's PID namespace.
+        pid: i32,
+    },
     /// Everything is set up. With a terminal, its master comes with this.
     Ready {
         /// What the node could not give.
@@ -94,6 +99,13 @@ pub(crate) fn channel() -> Result<(Channel, ChildEnd), Failure> {
 }
 
 impl ChildEnd {
+    /// Says which process goes on.
+    pub(crate) fn moved(&self, pid: i32, pidfd: BorrowedFd<'_>) -> Result<(), Failure> {
+        let envelope = Envelope { id: 0, fds: 1, body: Report::Moved { pid } };
+        frame::write(&self.0, &envelope, &[pidfd])
+            .map_err(|e| failure(FailureKind::Internal, "report the second stage", e))
+    }
+
     /// Says that everything is set up.
     pub(crate) fn ready(&self, warnings: Vec<String>, master: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
         let fds: Vec<BorrowedFd<'_>> = master.into_iter().collect();

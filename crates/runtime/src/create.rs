@@ -1,6 +1,8 @@
 //! A container's init, up to the barrier before its program.
 
 use crate::child::{ChildEnd, Spawned, StandardFds, channel};
+use crate::mounts::Sources;
+use crate::userns::{self, User};
 use crate::{Step, devices, identity, mounts, program, protect, rootfs};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -21,14 +23,16 @@ pub struct Namespaces {
     pub ipc: Option<OwnedFd>,
     /// UTS.
     pub uts: Option<OwnedFd>,
+    /// User, which owns the others; not joined with them.
+    pub user: Option<OwnedFd>,
 }
 
 impl Namespaces {
     fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        [&self.net, &self.ipc, &self.uts].into_iter().flatten().map(AsFd::as_fd)
+        [&self.net, &self.ipc, &self.uts, &self.user].into_iter().flatten().map(AsFd::as_fd)
     }
 
-    /// Moves the calling process into them.
+    /// Moves the calling process into them, but for the user namespace.
     pub(crate) fn join(&self) -> Result<(), Failure> {
         let all = [(&self.net, NsKind::Net), (&self.ipc, NsKind::Ipc), (&self.uts, NsKind::Uts)];
         for (fd, kind) in all {
@@ -45,8 +49,10 @@ impl Namespaces {
 pub struct CreateContext<'a> {
     /// The pod's namespaces.
     pub namespaces: &'a Namespaces,
-    /// The pod's shared PID namespace, for [`PidMode::Pod`].
+    /// The PID namespace to join, for [`PidMode::Pod`] and [`PidMode::Target`].
     pub pid: Option<BorrowedFd<'a>>,
+    /// The pod's user namespace, if it has one.
+    pub user: Option<User<'a>>,
     /// The container's cgroup, which exists.
     pub cgroup: &'a Group,
     /// The standard streams; ignored with a terminal.
@@ -54,21 +60,30 @@ pub struct CreateContext<'a> {
 }
 
 /// Makes the process, which sets itself up, reports, and waits to be released.
+///
+/// In a user namespace it is only the first stage, which reports the process that goes on ([`Report::Moved`]).
+///
+/// [`Report::Moved`]: crate::Report::Moved
 pub fn create(plan: &ContainerPlan, context: &CreateContext<'_>) -> Result<Spawned, Failure> {
     let join = context.cgroup.join().step(|| "open the container's cgroup".into())?;
+    let maps = userns::maps(&plan.mounts, context.user.as_ref())?;
     let null = open_null()?;
     let (ours, theirs) = channel()?;
     let flags = match plan.pid {
-        PidMode::Container => CloneFlags::NEWNS | CloneFlags::NEWPID,
-        PidMode::Pod | PidMode::Node => CloneFlags::NEWNS,
+        PidMode::Container if context.user.is_none() => CloneFlags::NEWNS | CloneFlags::NEWPID,
+        _ => CloneFlags::NEWNS,
     };
     let args = Clone3 { flags, into_cgroup: join.unified(), sibling: false };
     let mut keep = vec![null.as_fd(), theirs.as_fd()];
     keep.extend(join.fds());
     keep.extend(context.namespaces.fds());
+    keep.extend(context.pid);
+    keep.extend(maps.iter().flatten().map(AsFd::as_fd));
     keep.extend(context.streams.fds());
-    let spawned = with_pid_namespace(context.pid.filter(|_| plan.pid == PidMode::Pod), || {
-        clone3_keeping(&args, &keep, || match child(plan, context, &join, &theirs, null.as_fd()) {
+    let joins = matches!(plan.pid, PidMode::Pod | PidMode::Target) && context.user.is_none();
+    let finish = Finish { plan, context, channel: &theirs, null: null.as_fd() };
+    let spawned = with_pid_namespace(context.pid.filter(|_| joins), || {
+        clone3_keeping(&args, &keep, || match child(&finish, &join, &maps) {
             Ok(code) => code,
             Err(failure) => theirs.failed(failure),
         })
@@ -99,57 +114,80 @@ pub(crate) fn open_null() -> Result<OwnedFd, Failure> {
         .step(|| "standard streams".into())
 }
 
-fn child(
-    plan: &ContainerPlan,
-    context: &CreateContext<'_>,
-    join: &Join,
-    channel: &ChildEnd,
-    null: BorrowedFd<'_>,
-) -> Result<i32, Failure> {
-    let mut warnings = Vec::new();
+fn child(finish: &Finish<'_>, join: &Join, maps: &[Option<OwnedFd>]) -> Result<i32, Failure> {
+    let Finish { plan, context, .. } = *finish;
     join.enter().step(|| "enter the container's cgroup".into())?;
     context.namespaces.join()?;
-    if plan.cgroup_namespace {
-        ns::unshare(&[NsKind::Cgroup]).step(|| "cgroup namespace".into())?;
-    }
     strata_sys::process::reset_signals().step(|| "signals".into())?;
-    let shared = mounts::open_shared(&plan.mounts)?;
+    let sources = Sources::shared(&plan.mounts, maps)?;
     strata_sys::mount::set_propagation(std::path::Path::new("/"), strata_sys::mount::Propagation::Slave)
         .step(|| "mount namespace".into())?;
 
     // Nobody's umask may change the modes of what is made from here on.
     rustix::process::umask(Mode::empty());
-    let root = rootfs::attach(&plan.rootfs)?;
-    mounts::attach_all(&root, &plan.mounts, shared, context.cgroup)?;
-    devices::make_all(&root, &plan.devices)?;
-    let pty = match plan.stdio.tty {
-        true => Some(devices::console(&root, plan.stdio.tty_size)?),
-        false => None,
-    };
-    rootfs::make_working_directory(&root, &plan.process.cwd)?;
-    rootfs::enter(&root, &plan.rootfs)?;
-
+    if let Some(user) = &context.user {
+        return userns::first_stage(finish, user, sources);
+    }
     let proc = identity::private_proc()?;
-    protect::write_sysctls(&proc, &plan.sysctls)?;
-    let inside = Root::open(std::path::Path::new("/")).step(|| "open the container's root".into())?;
-    protect::make_readonly(&inside, &plan.readonly_paths)?;
-    protect::mask(&inside, &plan.masked_paths)?;
-    if plan.rootfs.readonly {
-        rootfs::make_readonly(&root)?;
-    }
-    drop((inside, root));
+    finish.run(rootfs::attach(&plan.rootfs)?, sources, None, &proc, Vec::new())
+}
 
-    identity::before_barrier(&plan.process, &proc, &mut warnings)?;
-    rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;
-    match &pty {
-        Some(pty) => program::take_terminal(pty, plan.process.uid)?,
-        None => context.streams.install(null)?,
+/// From a root file system that is attached in a mount namespace of the container's own to its program.
+#[derive(Clone, Copy)]
+pub(crate) struct Finish<'a> {
+    pub(crate) plan: &'a ContainerPlan,
+    pub(crate) context: &'a CreateContext<'a>,
+    pub(crate) channel: &'a ChildEnd,
+    pub(crate) null: BorrowedFd<'a>,
+}
+
+impl Finish<'_> {
+    /// Returns only if it fails, or if nobody lets the program run. `nodes` are the devices, in a user namespace.
+    pub(crate) fn run(
+        &self,
+        root: Root,
+        sources: Sources<'_>,
+        nodes: Option<Vec<OwnedFd>>,
+        proc: &Root,
+        mut warnings: Vec<String>,
+    ) -> Result<i32, Failure> {
+        let Self { plan, context, channel, null } = *self;
+        if plan.cgroup_namespace {
+            ns::unshare(&[NsKind::Cgroup]).step(|| "cgroup namespace".into())?;
+        }
+        mounts::attach_all(&root, &plan.mounts, sources, context.cgroup)?;
+        devices::make_all(&root, &plan.devices, nodes.as_deref())?;
+        let pty = match plan.stdio.tty {
+            true => Some(devices::console(&root, plan.stdio.tty_size)?),
+            false => None,
+        };
+        rootfs::make_working_directory(&root, &plan.process.cwd)?;
+        rootfs::enter(&root, &plan.rootfs)?;
+
+        protect::write_sysctls(proc, &plan.sysctls)?;
+        let inside = Root::open(std::path::Path::new("/")).step(|| "open the container's root".into())?;
+        protect::make_readonly(&inside, &plan.readonly_paths)?;
+        protect::mask(&inside, &plan.masked_paths)?;
+        if plan.rootfs.readonly {
+            rootfs::make_readonly(&root)?;
+        }
+        drop((inside, root, nodes));
+
+        match context.user {
+            Some(_) => identity::in_user_namespace(&plan.process, &mut warnings)?,
+            None => identity::before_barrier(&plan.process, proc, &mut warnings)?,
+        }
+        rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;
+        match &pty {
+            Some(pty) => program::take_terminal(pty, plan.process.uid)?,
+            None => context.streams.install(null)?,
+        }
+        let master = pty.as_ref().map(|pty| pty.master.as_fd());
+        channel.ready(warnings, master)?;
+        drop(pty);
+        if !channel.wait_for_release() {
+            return Ok(1);
+        }
+        Err(program::run(&plan.process, proc, channel.as_fd()))
     }
-    let master = pty.as_ref().map(|pty| pty.master.as_fd());
-    channel.ready(warnings, master)?;
-    drop(pty);
-    if !channel.wait_for_release() {
-        return Ok(1);
-    }
-    Err(program::run(&plan.process, &proc, channel.as_fd()))
 }

@@ -3,6 +3,7 @@
 use crate::{Step, failure};
 use rustix::fs::{FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use strata_sys::CallExt;
 use strata_sys::mount;
@@ -21,10 +22,13 @@ const LINKS: [(&str, &str); 6] = [
     ("core", "/proc/kcore"),
 ];
 
-/// Makes device nodes and the usual links.
-pub(crate) fn make_all(root: &Root, devices: &[Device]) -> Result<(), Failure> {
-    for device in devices {
-        make(root, device)?;
+/// Makes device nodes and the usual links. `nodes` are the devices where they are mounts of nodes made elsewhere.
+pub(crate) fn make_all(root: &Root, devices: &[Device], nodes: Option<&[OwnedFd]>) -> Result<(), Failure> {
+    for (n, device) in devices.iter().enumerate() {
+        match nodes.and_then(|nodes| nodes.get(n)) {
+            Some(node) => mount_node(root, device, node)?,
+            None => make(root, device)?,
+        }
     }
     let Ok(dev) = root.resolve("dev", OFlags::PATH | OFlags::DIRECTORY) else { return Ok(()) };
     for (name, to) in LINKS {
@@ -36,15 +40,34 @@ pub(crate) fn make_all(root: &Root, devices: &[Device]) -> Result<(), Failure> {
     Ok(())
 }
 
+/// The type of a device's node.
+pub(crate) fn kind(device: &Device) -> Result<FileType, Failure> {
+    match device.kind {
+        'c' | 'u' => Ok(FileType::CharacterDevice),
+        'b' => Ok(FileType::BlockDevice),
+        'p' => Ok(FileType::Fifo),
+        other => {
+            let step = format!("make the device {}", device.path);
+            Err(failure(FailureKind::Invalid, step, format!("{other:?} is no kind of device")))
+        }
+    }
+}
+
+fn mount_node(root: &Root, device: &Device, node: &OwnedFd) -> Result<(), Failure> {
+    let step = || format!("mount the device {}", device.path);
+    let at = match root.resolve(&device.path, OFlags::PATH | OFlags::NOFOLLOW) {
+        Err(e) if e.errno == Errno::NOENT => {
+            drop(root.create_file_all(&device.path, 0o600, 0o755).step(step)?);
+            root.resolve(&device.path, OFlags::PATH | OFlags::NOFOLLOW)
+        }
+        other => other,
+    };
+    mount::attach(node, at.step(step)?).step(step)
+}
+
 fn make(root: &Root, device: &Device) -> Result<(), Failure> {
     let step = || format!("make the device {}", device.path);
-    let kind = match device.kind {
-        'c' | 'u' => FileType::CharacterDevice,
-        'b' => FileType::BlockDevice,
-        other => {
-            return Err(failure(FailureKind::Invalid, step(), format!("{other:?} is no kind of device")));
-        }
-    };
+    let kind = kind(device)?;
     let path = Path::new(&device.path);
     if let Some(parent) = path.parent() {
         root.mkdir_all(parent, 0o755).step(step)?;

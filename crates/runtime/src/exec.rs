@@ -2,6 +2,7 @@
 
 use crate::child::{ChildEnd, Spawned, StandardFds, channel};
 use crate::create::{open_null, with_pid_namespace};
+use crate::userns::User;
 use crate::{Step, identity, program};
 use rustix::thread::ThreadNameSpaceType;
 use std::os::fd::{AsFd, BorrowedFd};
@@ -20,6 +21,8 @@ pub struct ExecContext<'a> {
     pub init: BorrowedFd<'a>,
     /// The container's PID namespace.
     pub pid: BorrowedFd<'a>,
+    /// The pod's user namespace, if it has one.
+    pub user: Option<User<'a>>,
     /// The container's cgroup.
     pub cgroup: &'a Group,
     /// The exec's own child of it, which exists; `None`: it lives in the container's.
@@ -45,6 +48,7 @@ pub fn exec(plan: &ExecPlan, context: &ExecContext<'_>) -> Result<Spawned, Failu
     let args = Clone3 { flags: CloneFlags::empty(), into_cgroup: unified, sibling: false };
     let mut keep = vec![null.as_fd(), theirs.as_fd(), context.init];
     keep.extend(base.fds().chain(own.iter().flat_map(Join::fds)));
+    keep.extend(context.user.map(|user| user.namespace));
     keep.extend(context.streams.fds());
     let spawned = with_pid_namespace(Some(context.pid), || {
         clone3_keeping(&args, &keep, || {
@@ -84,6 +88,12 @@ fn set_up(
         own.enter().step(|| "enter the exec's cgroup".into())?;
     }
     strata_sys::process::reset_signals().step(|| "signals".into())?;
+    let proc = identity::private_proc()?;
+    if let Some(user) = &context.user {
+        identity::set_oom_score_adj(&proc, plan.process.oom_score_adj.unwrap_or(0), &mut warnings)?;
+        identity::raise_rlimits(&plan.process.rlimits);
+        user.own_streams(context.streams.fds(), plan.process.uid)?;
+    }
     // All at once, by the init's descriptor; the mount namespace brings the container's root with it.
     let all = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::CONTROL_GROUP
@@ -93,8 +103,15 @@ fn set_up(
     rustix::thread::move_into_thread_name_spaces(context.init, all)
         .call(|| format!("setns(pidfd, {all:?})"))
         .step(|| "join the container's namespaces".into())?;
-    let proc = identity::private_proc()?;
-    identity::before_barrier(&plan.process, &proc, &mut warnings)?;
+    if let Some(user) = &context.user {
+        // After the others, which are entered with the host's rights; it takes those away.
+        let namespace = user.namespace.try_clone_to_owned().call(|| "dup".into());
+        let step = || "join the pod's user namespace".to_owned();
+        strata_sys::userns::become_root_in(&namespace.step(step)?).step(step)?;
+        identity::in_user_namespace(&plan.process, &mut warnings)?;
+    } else {
+        identity::before_barrier(&plan.process, &proc, &mut warnings)?;
+    }
     rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;
     let pty = match plan.tty {
         false => {

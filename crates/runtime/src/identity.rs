@@ -21,6 +21,11 @@ pub(crate) fn private_proc() -> Result<Root, Failure> {
 pub(crate) fn before_barrier(plan: &Process, proc: &Root, warnings: &mut Vec<String>) -> Result<(), Failure> {
     // The shim's own must not be inherited: it is among the last that the kernel would kill.
     set_oom_score_adj(proc, plan.oom_score_adj.unwrap_or(0), warnings)?;
+    in_user_namespace(plan, warnings)
+}
+
+/// [`before_barrier`] where oom_score_adj and higher limits have been set before a user namespace was joined.
+pub(crate) fn in_user_namespace(plan: &Process, warnings: &mut Vec<String>) -> Result<(), Failure> {
     set_rlimits(&plan.rlimits, warnings)?;
     match keyring::new_session() {
         // A kernel without keyrings has none to keep apart.
@@ -42,6 +47,20 @@ pub(crate) fn set_oom_score_adj(proc: &Root, adj: i32, warnings: &mut Vec<String
             Ok(())
         }
         Err(e) => Err(e).call(|| format!("write(oom_score_adj, {adj})")).step(step),
+    }
+}
+
+/// Raises hard limits as far as the node allows: in a user namespace nobody may, but everybody may lower them.
+pub(crate) fn raise_rlimits(limits: &[(String, u64, u64)]) {
+    use nix::sys::resource::{getrlimit, setrlimit};
+    for (name, _, hard) in limits {
+        let Some(resource) = resource(name) else { continue };
+        if let Ok((soft, highest)) = getrlimit(resource)
+            && *hard > highest
+        {
+            // What is not allowed is found out, and told, when the limits are set.
+            let _ = setrlimit(resource, soft, *hard);
+        }
     }
 }
 

@@ -15,25 +15,29 @@
 //! If the caller goes away before the byte, the child exits.
 //!
 //! * [`create`], [`exec`]: the two ways to make a process.
-//! * `rootfs`, `mounts`, `devices`, `protect`: the file system, from layers to masked paths.
+//! * `rootfs`, `mounts`, `image`, `devices`, `protect`: the file system, from layers to masked paths.
 //! * `identity`: limits, user, capabilities, labels, seccomp.
 //! * `program`: finding and running it.
+//! * `userns`: what is different in a user namespace.
 
 mod child;
 mod create;
 mod devices;
 mod exec;
 mod identity;
+mod image;
 mod init;
 mod mounts;
 mod program;
 mod protect;
 mod rootfs;
+mod userns;
 
 pub use child::{Channel, Report, Spawned, StandardFds, exit_code};
 pub use create::{CreateContext, Namespaces, create};
 pub use exec::{ExecContext, exec};
 pub use init::reaping_init;
+pub use userns::User;
 
 use strata_wire::message::{Failure, FailureKind};
 

@@ -1,10 +1,10 @@
 //! Mounts below the root. Every target is a descriptor resolved inside the root: a symlink that the image put there
 //! cannot lead a mount out of it (CVE-2021-30465).
 
-use crate::{Step, failure, rootfs};
+use crate::userns::{self, Bench};
+use crate::{Step, failure, image, rootfs};
 use rustix::fs::{CWD, FileType, OFlags};
 use rustix::io::Errno;
-use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use strata_cgroup::{Group, Mode};
@@ -14,40 +14,96 @@ use strata_sys::path::Root;
 use strata_wire::message::{Failure, FailureKind};
 use strata_wire::plan::{Mount, MountAttrs, MountKind, Propagation};
 
-/// Copies the sources of shared binds, in their order. It must happen before this namespace's mounts are made slaves of
-/// the host's: a copy of a slave hears of the host's mounts, but the host not of those made below it.
-pub(crate) fn open_shared(mounts: &[Mount]) -> Result<VecDeque<OwnedFd>, Failure> {
-    let mut trees = VecDeque::new();
-    for m in mounts {
-        if let MountKind::Bind { source, recursive, propagation: Propagation::Shared } = &m.kind {
-            trees.push_back(open_source(m, source, *recursive)?);
+/// What mounts show, as far as it is opened before their turn comes.
+#[derive(Debug)]
+pub(crate) struct Sources<'a> {
+    /// The user namespaces that ID-mapped mounts are shown through, for each mount.
+    maps: &'a [Option<OwnedFd>],
+    /// For each mount.
+    opened: Vec<Option<OwnedFd>>,
+}
+
+impl<'a> Sources<'a> {
+    /// Copies the sources of shared binds. It must happen before this namespace's mounts are made slaves of the host's: a copy
+    /// of a slave hears of the host's mounts, but the host not of those made below it.
+    pub(crate) fn shared(mounts: &[Mount], maps: &'a [Option<OwnedFd>]) -> Result<Self, Failure> {
+        let mut sources = Self { maps, opened: Vec::new() };
+        for (n, m) in mounts.iter().enumerate() {
+            let shared = matches!(m.kind, MountKind::Bind { propagation: Propagation::Shared, .. });
+            sources.opened.push(if shared { Some(sources.bind(n, m)?) } else { None });
         }
+        Ok(sources)
     }
-    Ok(trees)
+
+    /// Opens everything that a user namespace's root could not.
+    pub(crate) fn open_all(&mut self, mounts: &[Mount], bench: &Bench<'_>) -> Result<(), Failure> {
+        for (n, m) in mounts.iter().enumerate() {
+            let opened = match &m.kind {
+                MountKind::Bind { .. } if self.opened.get(n).is_none_or(Option::is_none) => self.bind(n, m)?,
+                // They show the pod's namespaces, which have been joined; a root of the user namespace may only mount what its
+                // mount namespace shows already, in full.
+                MountKind::Fs { fstype, options } if ["sysfs", "mqueue"].contains(&fstype.as_str()) => {
+                    make_fs(m, fstype, options)?
+                }
+                MountKind::Image { lowers, subpath } => image::open(m, lowers, subpath, Some(bench))?,
+                _ => continue,
+            };
+            if let Some(slot) = self.opened.get_mut(n) {
+                *slot = Some(opened);
+            }
+        }
+        Ok(())
+    }
+
+    fn bind(&self, n: usize, m: &Mount) -> Result<OwnedFd, Failure> {
+        let MountKind::Bind { source, recursive, .. } = &m.kind else {
+            return Err(failure(FailureKind::Internal, "bind mount", "it is none"));
+        };
+        let step = || format!("bind mount {source} on {}", m.target);
+        let tree = mount::clone_tree(CWD, source.as_str(), *recursive).step(step)?;
+        if let Some(Some(map)) = self.maps.get(n) {
+            userns::idmap(&tree, map, source)?;
+        }
+        Ok(tree)
+    }
+
+    fn take(&mut self, n: usize) -> Option<OwnedFd> {
+        self.opened.get_mut(n).and_then(Option::take)
+    }
 }
 
-fn open_source(m: &Mount, source: &str, recursive: bool) -> Result<OwnedFd, Failure> {
-    mount::clone_tree(CWD, source, recursive).step(|| format!("bind mount {source} on {}", m.target))
-}
-
-/// Attaches mounts in their order; `shared` is what [`open_shared`] gave for them.
+/// Attaches mounts in their order.
 pub(crate) fn attach_all(
     root: &Root,
     mounts: &[Mount],
-    mut shared: VecDeque<OwnedFd>,
+    mut sources: Sources<'_>,
     cgroup: &Group,
 ) -> Result<(), Failure> {
-    mounts.iter().try_for_each(|m| match &m.kind {
-        MountKind::Bind { source, recursive, propagation } => {
-            let opened = if *propagation == Propagation::Shared { shared.pop_front() } else { None };
+    mounts.iter().enumerate().try_for_each(|(n, m)| match (&m.kind, sources.take(n)) {
+        (MountKind::Bind { recursive, propagation, .. }, opened) => {
             let tree = match opened {
                 Some(tree) => tree,
-                None => open_source(m, source, *recursive)?,
+                None => sources.bind(n, m)?,
             };
             bind(root, m, &tree, *recursive, *propagation)
         }
-        MountKind::Fs { fstype, options } => new_fs(root, m, fstype, options),
-        MountKind::Cgroup => cgroups(root, m, cgroup),
+        (MountKind::Fs { fstype, options }, opened) => {
+            let mounted = match opened {
+                Some(mounted) => mounted,
+                None => make_fs(m, fstype, options)?,
+            };
+            let step = || format!("mount {fstype} on {}", m.target);
+            mount::attach(&mounted, target(root, &m.target, true)?).step(step)
+        }
+        (MountKind::Cgroup, _) => cgroups(root, m, cgroup),
+        (MountKind::Image { lowers, subpath }, opened) => {
+            let tree = match opened {
+                Some(tree) => tree,
+                None => image::open(m, lowers, subpath, None)?,
+            };
+            bind(root, m, &tree, false, Propagation::Private)
+        }
+        (MountKind::Own, _) => own(root, m),
     })
 }
 
@@ -85,7 +141,18 @@ fn bind(
     Ok(())
 }
 
-fn new_fs(root: &Root, m: &Mount, fstype: &str, options: &[(String, Option<String>)]) -> Result<(), Failure> {
+/// Only the root's own mount becomes read-only later, so what is a mount of its own does not.
+fn own(root: &Root, m: &Mount) -> Result<(), Failure> {
+    let step = || format!("mount {} on itself", m.target);
+    let there = match root.resolve(&m.target, OFlags::PATH) {
+        Err(e) if e.errno == Errno::NOENT => root.mkdir_all(&m.target, 0o755),
+        other => other,
+    };
+    let tree = mount::clone_tree(there.step(step)?, c"", false).step(step)?;
+    bind(root, m, &tree, false, Propagation::Private)
+}
+
+fn make_fs(m: &Mount, fstype: &str, options: &[(String, Option<String>)]) -> Result<OwnedFd, Failure> {
     let step = || format!("mount {fstype} on {}", m.target);
     let fs = FsContext::new(fstype).step(step)?;
     for (key, value) in options {
@@ -94,8 +161,7 @@ fn new_fs(root: &Root, m: &Mount, fstype: &str, options: &[(String, Option<Strin
             None => fs.set_flag(key).step(step)?,
         }
     }
-    let mounted = fs.mount(attrs(m.attrs)).step(step)?;
-    mount::attach(&mounted, target(root, &m.target, true)?).step(step)
+    fs.mount(attrs(m.attrs)).step(step)
 }
 
 /// The container's own groups, and nothing above them: on v2 its directory, on v1 a tmpfs with one for each hierarchy.

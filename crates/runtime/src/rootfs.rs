@@ -2,6 +2,7 @@
 
 use crate::{Step, failure};
 use rustix::fs::OFlags;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use strata_sys::mount::{self, Attrs, Overlay};
 use strata_sys::path::Root;
@@ -16,27 +17,43 @@ const VOLATILE_MARK: &str = "work/incompat/volatile";
 /// Mounts can be attached to a detached one only since Linux 6.15, so it needs a place: over its own upper directory,
 /// which no bind mount may name.
 pub(crate) fn attach(rootfs: &Rootfs) -> Result<Root, Failure> {
-    let step = || "mount the root file system".to_owned();
+    let merged = overlay(rootfs, &rootfs.lowers).mount(Attrs::default());
+    place(explain(rootfs, merged)?, Path::new(&rootfs.upper))
+}
+
+/// The overlay, detached, over mounts of its layers.
+pub(crate) fn mount_over(rootfs: &Rootfs, layers: &[OwnedFd]) -> Result<OwnedFd, Failure> {
+    explain(rootfs, overlay(rootfs, &[]).mount_over(layers, Attrs::default()))
+}
+
+/// Attaches a detached root file system over a directory.
+pub(crate) fn place(merged: OwnedFd, at: &Path) -> Result<Root, Failure> {
+    mount::attach(&merged, Root::open(at).step(step)?).step(step)?;
+    mount::set_attrs(&merged, Attrs::default(), Some(mount::Propagation::Private), false).step(step)?;
+    Ok(Root::from_fd(merged))
+}
+
+fn step() -> String {
+    "mount the root file system".to_owned()
+}
+
+fn overlay<'a, P>(rootfs: &'a Rootfs, lowers: &'a [P]) -> Overlay<'a, P> {
+    let upper = Some((Path::new(&rootfs.upper), Path::new(&rootfs.work)));
+    Overlay { lowers, upper, volatile: rootfs.volatile }
+}
+
+fn explain(rootfs: &Rootfs, mounted: strata_sys::Result<OwnedFd>) -> Result<OwnedFd, Failure> {
     if rootfs.lowers.is_empty() {
         return Err(failure(FailureKind::Invalid, step(), "the image has no layers"));
     }
-    let overlay = Overlay {
-        lowers: &rootfs.lowers,
-        upper: Some((Path::new(&rootfs.upper), Path::new(&rootfs.work))),
-        volatile: rootfs.volatile,
-    };
-    let merged = overlay.mount(Attrs::default()).step(step).map_err(|mut failure| {
+    mounted.step(step).map_err(|mut failure| {
         if Path::new(&rootfs.work).join(VOLATILE_MARK).exists() {
             failure
                 .message
                 .push_str("; this writable layer has been mounted volatile and cannot be mounted again");
         }
         failure
-    })?;
-    let place = Root::open(Path::new(&rootfs.upper)).step(step)?;
-    mount::attach(&merged, &place).step(step)?;
-    mount::set_attrs(&merged, Attrs::default(), Some(mount::Propagation::Private), false).step(step)?;
-    Ok(Root::from_fd(merged))
+    })
 }
 
 /// Makes the working directory of the container's program, where the image has none.

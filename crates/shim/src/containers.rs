@@ -141,11 +141,16 @@ impl Shim {
         if self.shutdown.is_some() || (plan.pid == PidMode::Pod && self.pause.is_none()) {
             return Err(failure(FailureKind::WrongState, step, "the pod has been stopped"));
         }
+        let pid = match plan.pid {
+            PidMode::Target => Some(self.target_of(&plan)?),
+            _ => self.pause.as_ref().map(|p| p.namespace.as_fd()),
+        };
         let group = self.hierarchy.group(&plan.cgroup).map_err(|e| failure(FailureKind::Invalid, step, e))?;
         let (streams, ends) = Streams::new(&plan.stdio).map_err(|e| call_failed("standard streams", &e))?;
         let context = CreateContext {
             namespaces: &self.namespaces,
-            pid: self.pause.as_ref().map(|p| p.namespace.as_fd()),
+            pid,
+            user: self.user(),
             cgroup: &group,
             streams: ends.standard_fds(),
         };
@@ -209,6 +214,7 @@ impl Shim {
             let Some(channel) = &mut container.channel else { return };
             match channel.receive() {
                 Ok(None) => return,
+                Ok(Some((Report::Moved { pid }, fds))) => self.container_moved(id, pid, fds),
                 Ok(Some((Report::Ready { warnings }, fds))) => self.container_ready(id, warnings, fds),
                 Ok(Some((Report::Failed(failure), _))) => return self.container_failed(id, failure),
                 Err(FrameError::Closed) => return self.container_closed_channel(id),
@@ -237,12 +243,16 @@ impl Shim {
     }
 
     /// A step failed. Before the barrier nothing is left of the container; after it, it has an exit record.
-    fn container_failed(&mut self, id: u32, failed: Failure) {
+    pub(crate) fn container_failed(&mut self, id: u32, failed: Failure) {
         let Some(container) = self.containers.get_mut(&id) else { return };
         container.channel = None;
         let _ = process::pidfd_send_signal(&container.pidfd, 9);
         match container.stage {
             Stage::Creating { reply, .. } => {
+                if self.namespaces.user.is_some() {
+                    // There may be another process that is not known yet, of the second stage.
+                    let _ = container.group.kill_now();
+                }
                 let removing = container.removing;
                 self.containers.remove(&id);
                 self.reply(reply, Reply::Error(failed));
@@ -282,8 +292,13 @@ impl Shim {
     /// The init has been reaped.
     pub(crate) fn container_ended(&mut self, id: u32, how: Exited, buffer: &mut [u8]) {
         // What it said last may not have been read yet.
+        let pid = self.containers.get(&id).map(|c| c.pid);
         self.container_reported(id);
         let Some(container) = self.containers.get_mut(&id) else { return };
+        if pid != Some(container.pid) {
+            // It was the first stage, which has just told that another process goes on.
+            return;
+        }
         container.pid = 0;
         container.channel = None;
         if container.plan.pid != PidMode::Container {

@@ -82,6 +82,7 @@ impl Shim {
         let context = ExecContext {
             init: container.pidfd.as_fd(),
             pid: container.pid_namespace.as_fd(),
+            user: self.user(),
             cgroup: &container.group,
             child_cgroup: group.as_ref(),
             streams: StandardFds { stdin: stream(0), stdout: stream(1), stderr: stream(2) },
@@ -120,6 +121,8 @@ impl Shim {
             let Some(channel) = &mut exec.channel else { return };
             let failed = match channel.receive() {
                 Ok(None) => return,
+                // A process joins what is there: it has one stage.
+                Ok(Some((Report::Moved { .. }, _))) => continue,
                 Ok(Some((Report::Ready { .. }, mut fds))) => {
                     (exec.master, exec.ready) = (fds.pop(), true);
                     continue;

@@ -16,6 +16,7 @@ mod clock;
 mod conn;
 mod containers;
 mod execs;
+mod joined;
 mod log;
 mod poll;
 mod requests;

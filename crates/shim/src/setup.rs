@@ -81,6 +81,7 @@ fn open_namespaces(plan: &PodPlan) -> io::Result<Namespaces> {
         net: open(&plan.namespaces.net)?,
         ipc: open(&plan.namespaces.ipc)?,
         uts: open(&plan.namespaces.uts)?,
+        user: open(&plan.namespaces.user)?,
     })
 }
 

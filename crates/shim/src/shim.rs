@@ -114,7 +114,7 @@ impl Shim {
             return Ok(());
         }
         let group = self.hierarchy.group(&self.plan.pause_cgroup).map_err(io::Error::other)?;
-        let child = strata_runtime::reaping_init(&group, &self.namespaces).map_err(io::Error::other)?;
+        let child = strata_runtime::reaping_init(&group, &self.namespaces, self.user()).map_err(io::Error::other)?;
         let namespace = strata_sys::ns::open_of(child.pid, strata_sys::ns::NsKind::Pid)?;
         self.pause = Some(Pause { pid: child.pid, namespace });
         Ok(())

@@ -12,7 +12,7 @@ use strata_wire::{Reply, Request};
 
 #[test]
 fn a_pod_can_share_one_pid_namespace() {
-    let Some(pod) = Pod::with(PodOptions { shared_pid: true }) else { return };
+    let Some(pod) = Pod::with(PodOptions { shared_pid: true, ..PodOptions::default() }) else { return };
     let mut client = pod.client();
     let Reply::State { pause_pid: Some(pause), .. } = client.call(Request::Subscribe) else {
         panic!("no pause process")

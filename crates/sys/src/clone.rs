@@ -30,6 +30,15 @@ impl CloneFlags {
         Self(0)
     }
 
+    /// These and others.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    pub(crate) const fn bits(self) -> u64 {
+        self.0
+    }
+
     /// Whether every namespace of `other` is among these.
     pub const fn contains(self, other: Self) -> bool {
         self.0 & other.0 == other.0

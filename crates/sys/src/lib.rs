@@ -5,7 +5,7 @@
 //! * [`mount`]: the new mount API, and overlayfs on top of it.
 //! * [`path`]: resolution of untrusted paths beneath a directory.
 //! * [`durable`]: writes that survive a power cut.
-//! * [`ns`]: namespaces and their pins.
+//! * [`ns`], [`userns`]: namespaces and their pins.
 //! * [`seccomp`], [`caps`], [`keyring`]: what a process may do.
 //! * `notify` (a feature, for tests): answering another process's system calls.
 //! * [`bpf`]: which devices a cgroup's processes may use.
@@ -33,5 +33,6 @@ pub mod process;
 pub mod seccomp;
 pub mod signal;
 pub mod tty;
+pub mod userns;
 
 pub use error::{CallExt, Error, Result};

@@ -11,7 +11,7 @@ use rustix::mount::{
     UnmountFlags,
 };
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A file system being configured (fsopen(2)).
 #[derive(Debug)]
@@ -155,6 +155,22 @@ pub fn set_attrs(
         },
         userns: 0,
     };
+    setattr(mount, flags, &raw)
+        .call(|| format!("mount_setattr({attrs:?}, {propagation:?}, recursive={recursive})"))
+}
+
+/// Shows the IDs of a mount's files as the map of a user namespace says (`MOUNT_ATTR_IDMAP`, Linux 5.12): what is in the
+/// namespace's map on disk is what that is outside. The mount must be detached and not yet mapped.
+///
+/// # Errors
+/// `EINVAL` if its file system cannot do that (mount_setattr(2) lists those that can).
+pub fn idmap(mount: impl AsFd, userns: impl AsFd) -> Result<()> {
+    let userns = u64::from(userns.as_fd().as_raw_fd().unsigned_abs());
+    let raw = MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns };
+    setattr(mount, libc::AT_EMPTY_PATH, &raw).call(|| "mount_setattr(MOUNT_ATTR_IDMAP)".into())
+}
+
+fn setattr(mount: impl AsFd, flags: i32, raw: &MountAttr) -> std::io::Result<()> {
     // SAFETY: `raw` has the layout of struct mount_attr's first version, whose size is passed with it, and lives over
     // the call; the path is an empty C string.
     let done = unsafe {
@@ -163,18 +179,15 @@ pub fn set_attrs(
             mount.as_fd().as_raw_fd(),
             c"".as_ptr(),
             flags,
-            &raw const raw,
+            std::ptr::from_ref(raw),
             size_of::<MountAttr>(),
         )
     };
-    if done < 0 {
-        return Err(std::io::Error::last_os_error())
-            .call(|| format!("mount_setattr({attrs:?}, {propagation:?}, recursive={recursive})"));
-    }
-    Ok(())
+    if done < 0 { Err(std::io::Error::last_os_error()) } else { Ok(()) }
 }
 
 const MOUNT_ATTR_ATIME: u64 = 0x70;
+const MOUNT_ATTR_IDMAP: u64 = 0x10_0000;
 
 #[repr(C)]
 struct MountAttr {
@@ -241,6 +254,10 @@ impl<P: AsRef<Path>> Overlay<'_, P> {
     pub fn mount(&self, attrs: Attrs) -> Result<OwnedFd> {
         let fs = FsContext::new("overlay")?;
         self.set_lowers(&fs)?;
+        self.create(fs, attrs)
+    }
+
+    fn create(&self, fs: FsContext, attrs: Attrs) -> Result<OwnedFd> {
         if let Some((upper, work)) = self.upper {
             fs.set_string("upperdir", upper)?;
             fs.set_string("workdir", work)?;
@@ -269,6 +286,24 @@ impl<P: AsRef<Path>> Overlay<'_, P> {
         let escape = |p: &P| p.as_ref().to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
         let joined = self.lowers.iter().map(escape).collect::<Vec<_>>().join(":");
         fs.set_string("lowerdir", joined)
+    }
+}
+
+impl Overlay<'_, PathBuf> {
+    /// As [`Self::mount`], with these mounts for layers, topmost first, in place of `lowers`. Before Linux 6.15 they have to be
+    /// attached somewhere in this mount namespace; before 6.13 they are named by their links in /proc.
+    pub fn mount_over(&self, layers: &[OwnedFd], attrs: Attrs) -> Result<OwnedFd> {
+        let fs = FsContext::new("overlay")?;
+        for (n, layer) in layers.iter().enumerate() {
+            let set = rustix::mount::fsconfig_set_fd(fs.fd.as_fd(), "lowerdir+", layer);
+            if n == 0 && set == Err(Errno::INVAL) {
+                let lowers: Vec<PathBuf> = layers.iter().map(crate::path::fd_path).collect();
+                return Overlay { lowers: &lowers, ..*self }.mount(attrs);
+            }
+            set.call(|| format!("fsconfig(overlay, SET_FD, \"lowerdir+\") of layer {n}"))
+                .map_err(|e| fs.explain(e))?;
+        }
+        self.create(fs, attrs)
     }
 }
 

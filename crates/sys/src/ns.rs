@@ -104,14 +104,32 @@ pub fn unshare(kinds: &[NsKind]) -> Result<()> {
     unsafe { rustix::thread::unshare_unsafe(flags) }.call(call)
 }
 
+/// The user namespace that owns another namespace (ioctl_ns(2), `NS_GET_USERNS`).
+pub fn owner(fd: impl AsFd) -> Result<OwnedFd> {
+    use std::os::fd::{AsRawFd, FromRawFd};
+    /// `_IO(0xb7, 1)`
+    const NS_GET_USERNS: libc::Ioctl = 0xb701;
+    // SAFETY: the request takes no argument and gives a new descriptor or -1.
+    let owner = unsafe { libc::ioctl(fd.as_fd().as_raw_fd(), NS_GET_USERNS) };
+    if owner < 0 {
+        return Err(std::io::Error::last_os_error()).call(|| "ioctl(NS_GET_USERNS)".into());
+    }
+    // SAFETY: the kernel has just made this descriptor, which nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(owner) })
+}
+
 /// Keeps a namespace of the calling thread by a bind mount at `path`, whose directory must exist.
 pub fn pin(kind: NsKind, path: &Path) -> Result<()> {
+    pin_from(&format!("/proc/thread-self/ns/{}", kind.name()), path)
+}
+
+/// Keeps the namespace that a file of /proc stands for.
+pub(crate) fn pin_from(source: &str, path: &Path) -> Result<()> {
     let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o444))
         .call(|| format!("open({path:?}, O_CREAT)"))?;
     drop(file);
-    let source = format!("/proc/thread-self/ns/{}", kind.name());
-    let pinned = rustix::mount::mount_bind(source.as_str(), path)
+    let pinned = rustix::mount::mount_bind(source, path)
         .call(|| format!("mount({source:?}, {path:?}, MS_BIND)"));
     if pinned.is_err() {
         let _ = std::fs::remove_file(path);

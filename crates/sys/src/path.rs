@@ -37,8 +37,21 @@ impl Root {
         self.openat2(path.as_ref(), flags, Mode::empty())
     }
 
+    /// Opens a path that does not leave the root at any step: absolute symlinks are refused instead of being taken from the
+    /// root, and so is a `..` too many.
+    ///
+    /// # Errors
+    /// `EXDEV` for a path that leaves the root.
+    pub fn resolve_beneath(&self, path: impl AsRef<Path>, flags: OFlags) -> Result<OwnedFd> {
+        self.openat2_as(path.as_ref(), flags, Mode::empty(), ResolveFlags::BENEATH)
+    }
+
     fn openat2(&self, path: &Path, flags: OFlags, mode: Mode) -> Result<OwnedFd> {
-        let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+        self.openat2_as(path, flags, mode, ResolveFlags::IN_ROOT)
+    }
+
+    fn openat2_as(&self, path: &Path, flags: OFlags, mode: Mode, how: ResolveFlags) -> Result<OwnedFd> {
+        let resolve = how | ResolveFlags::NO_MAGICLINKS;
         // An empty path is the root itself.
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
         let mut tries = 0;
@@ -46,7 +59,8 @@ impl Root {
             match rustix::fs::openat2(&self.0, path, flags | OFlags::CLOEXEC, mode, resolve) {
                 Err(Errno::AGAIN | Errno::INTR) if tries < RETRIES => tries += 1,
                 other => {
-                    return other.call(|| format!("openat2({path:?}, {flags:?}, IN_ROOT|NO_MAGICLINKS)"));
+                    let how = if how == ResolveFlags::BENEATH { "BENEATH" } else { "IN_ROOT" };
+                    return other.call(|| format!("openat2({path:?}, {flags:?}, {how}|NO_MAGICLINKS)"));
                 }
             }
         }

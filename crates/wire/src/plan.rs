@@ -16,6 +16,9 @@ pub struct PodPlan {
     /// The pinned namespaces that every container of this pod joins.
     #[serde(default)]
     pub namespaces: PodNamespaces,
+    /// What the pod's user namespace maps, if it has one of its own.
+    #[serde(default)]
+    pub ids: Option<IdMap>,
     /// Whether the pod shares one PID namespace: the shim then forks a reaping init into `pause_cgroup`.
     #[serde(default)]
     pub shared_pid: bool,
@@ -36,6 +39,37 @@ pub struct PodNamespaces {
     pub ipc: Option<String>,
     /// The UTS namespace.
     pub uts: Option<String>,
+    /// The user namespace, which owns the others.
+    #[serde(default)]
+    pub user: Option<String>,
+}
+
+/// One range of user IDs and one of group IDs, as a user namespace maps them (user_namespaces(7)).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMap {
+    /// User IDs.
+    pub uids: IdRange,
+    /// Group IDs.
+    pub gids: IdRange,
+}
+
+/// A range of IDs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The first one in the namespace, or on the disk below an ID-mapped mount.
+    pub inside: u32,
+    /// What that one is on the host.
+    pub outside: u32,
+    /// How many.
+    pub length: u32,
+}
+
+impl IdRange {
+    /// What an ID of the namespace is on the host; `None`: it is not mapped.
+    pub fn to_host(self, id: u32) -> Option<u32> {
+        let offset = id.checked_sub(self.inside).filter(|offset| *offset < self.length)?;
+        self.outside.checked_add(offset)
+    }
 }
 
 /// Which PID namespace a container gets (CRI `NamespaceMode`).
@@ -48,6 +82,8 @@ pub enum PidMode {
     Pod,
     /// The host's.
     Node,
+    /// That of another container of the pod ([`ContainerPlan::pid_target`]).
+    Target,
 }
 
 /// One container, ready to be created.
@@ -67,6 +103,9 @@ pub struct ContainerPlan {
     pub readonly_paths: Vec<String>,
     /// Which PID namespace.
     pub pid: PidMode,
+    /// The container whose PID namespace it joins, for [`PidMode::Target`].
+    #[serde(default)]
+    pub pid_target: Option<String>,
     /// Whether the container gets a cgroup namespace of its own.
     pub cgroup_namespace: bool,
     /// The container's cgroup, made by stratad, relative to each hierarchy's root.
@@ -146,6 +185,17 @@ pub enum MountKind {
     },
     /// The cgroup file system as this container sees it.
     Cgroup,
+    /// An image's layers, merged; nobody writes to them.
+    Image {
+        /// Directories, topmost first. The first one is empty and this mount's alone.
+        lowers: Vec<String>,
+        /// What of it is mounted, relative to the image's root and without `..`; empty: all of it.
+        #[serde(default)]
+        subpath: String,
+    },
+    /// What the container has at this path anyway, as a mount of its own: it stays writable below a read-only root. Made as
+    /// a directory if missing.
+    Own,
 }
 
 /// Mount attributes (mount_setattr(2)).
@@ -169,6 +219,9 @@ pub struct MountAttrs {
     /// `MOUNT_ATTR_RELATIME` is the kernel's default; this one asks for `MOUNT_ATTR_STRICTATIME`.
     #[serde(default)]
     pub strictatime: bool,
+    /// `MOUNT_ATTR_IDMAP`, for binds: what is `inside` on the disk is shown as `outside`.
+    #[serde(default)]
+    pub ids: Option<IdMap>,
 }
 
 /// A device node.
@@ -176,7 +229,7 @@ pub struct MountAttrs {
 pub struct Device {
     /// Its path inside the container.
     pub path: String,
-    /// `c` or `b`.
+    /// `c`, `b`, or `p` for a FIFO, which has no numbers.
     pub kind: char,
     /// Major number.
     pub major: u32,

@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::ids::now;
 use crate::node::Node;
 use crate::pod::run::namespace_options;
-use crate::pod::{Pod, files};
+use crate::pod::{Pod, files, userns};
 use crate::request::{ContainerRequest, Origin};
 use std::path::Path;
 use strata_api::cri;
@@ -142,7 +142,8 @@ impl Node {
             devices: devices::devices(&config.devices, context.privileged)?.nodes,
             masked_paths: own(&context.masked_paths, &mounts::MASKED),
             readonly_paths: own(&context.readonly_paths, &mounts::READONLY),
-            pid: pid_mode(&context)?,
+            pid: pid_mode(&context),
+            pid_target: self.pid_target(pod, &context)?,
             cgroup_namespace: !context.privileged,
             cgroup: record.cgroup.clone(),
             sysctls: Vec::new(),
@@ -157,6 +158,30 @@ impl Node {
             },
             create_timeout_ms: self.config.limits.create_timeout.saturating_mul(1000),
         })
+    }
+
+    /// The container of the same pod whose PID namespace is joined.
+    fn pid_target(
+        &self,
+        pod: &Pod,
+        context: &cri::LinuxContainerSecurityContext,
+    ) -> Result<Option<String>> {
+        let options = context.namespace_options.clone().unwrap_or_default();
+        if pid_mode(context) != PidMode::Target {
+            return Ok(None);
+        }
+        let id = &options.target_id;
+        if id.is_empty() {
+            return Err(Error::invalid("target_id is missing, which PID namespace mode TARGET needs"));
+        }
+        let target = self.find_container(id).map_err(|e| e.context("target_id"))?;
+        if target.pod().id() != pod.id() {
+            return Err(Error::invalid(format!("target_id: container {id} is of another pod")));
+        }
+        if !target.live().running() {
+            return Err(Error::precondition(format!("target_id: container {id} is not running")));
+        }
+        Ok(Some(target.id().to_owned()))
     }
 
     fn pod_files(&self, pod: &Pod) -> PodFiles {
@@ -250,16 +275,14 @@ fn process_record(
     })
 }
 
-fn pid_mode(context: &cri::LinuxContainerSecurityContext) -> Result<PidMode> {
+fn pid_mode(context: &cri::LinuxContainerSecurityContext) -> PidMode {
     // Without options Kubernetes' default holds, a namespace of its own, although the message's default is the pod's.
-    let Some(options) = &context.namespace_options else { return Ok(PidMode::Container) };
+    let Some(options) = &context.namespace_options else { return PidMode::Container };
     match options.pid() {
-        cri::NamespaceMode::Container => Ok(PidMode::Container),
-        cri::NamespaceMode::Pod => Ok(PidMode::Pod),
-        cri::NamespaceMode::Node => Ok(PidMode::Node),
-        cri::NamespaceMode::Target => Err(Error::unimplemented(
-            "joining another container's PID namespace (TARGET) is not built yet; share the pod's instead",
-        )),
+        cri::NamespaceMode::Container => PidMode::Container,
+        cri::NamespaceMode::Pod => PidMode::Pod,
+        cri::NamespaceMode::Node => PidMode::Node,
+        cri::NamespaceMode::Target => PidMode::Target,
     }
 }
 
@@ -270,6 +293,7 @@ fn check(
     context: &cri::LinuxContainerSecurityContext,
 ) -> Result<()> {
     security::check_modules(context)?;
+    userns::check_container(pod.config(), context)?;
     if !config.cdi_devices.is_empty() {
         return Err(Error::unimplemented("CDI devices are not built yet; name the device nodes instead"));
     }

@@ -8,6 +8,7 @@ use std::path::Path;
 use strata_api::cri;
 use strata_sys::durable;
 use strata_sys::mount::{self, Attrs, FsContext};
+use strata_wire::plan::IdMap;
 
 /// How large /dev/shm is, in bytes: as with other runtimes.
 const SHM_SIZE: &str = "67108864";
@@ -78,14 +79,29 @@ fn resolv_conf(dns: Option<&cri::DnsConfig>) -> Result<String> {
     Ok(text)
 }
 
+/// Gives the files to the root of the pod's user namespace, if it has one: containers may write them.
+pub(crate) fn give(dir: &Path, ids: Option<IdMap>) -> Result<()> {
+    let Some(ids) = ids else { return Ok(()) };
+    for name in ["hosts", "hostname", "resolv.conf"] {
+        let path = dir.join(name);
+        std::os::unix::fs::lchown(&path, Some(ids.uids.outside), Some(ids.gids.outside))
+            .map_err(|e| Error::internal(format!("chown {}: {e}", path.display())))?;
+    }
+    Ok(())
+}
+
 /// Mounts the pod's /dev/shm.
-pub(crate) fn mount_shm(dir: &Path) -> Result<()> {
+pub(crate) fn mount_shm(dir: &Path, ids: Option<IdMap>) -> Result<()> {
     let shm = dir.join("shm");
     let make = || -> Result<(), strata_sys::Error> {
         durable::mkdir_all(&shm, 0o1777)?;
         let fs = FsContext::new("tmpfs")?;
         fs.set_string("mode", "1777")?;
         fs.set_string("size", SHM_SIZE)?;
+        if let Some(ids) = ids {
+            fs.set_string("uid", ids.uids.outside.to_string())?;
+            fs.set_string("gid", ids.gids.outside.to_string())?;
+        }
         let attrs = Attrs { nosuid: true, nodev: true, noexec: true, ..Attrs::default() };
         mount::attach(fs.mount(attrs)?, durable::open_dir(&shm)?)
     };

@@ -3,7 +3,7 @@
 //! * [`state`]: the states, and what changes them.
 //! * [`record`]: what is kept on disk.
 //! * [`run`], [`stop`], [`remove`]: what CRI asks for; [`teardown`]: how a pod is taken apart, whatever is left of it.
-//! * [`namespaces`], [`files`], [`sysctl`]: what a pod is made of.
+//! * [`namespaces`], [`userns`], [`files`], [`sysctl`]: what a pod is made of.
 //! * [`follow`]: what its shim tells.
 
 pub(crate) mod files;
@@ -16,6 +16,7 @@ pub(crate) mod state;
 mod stop;
 pub(crate) mod sysctl;
 pub(crate) mod teardown;
+pub(crate) mod userns;
 
 use crate::error::{Error, Kind, Result};
 use crate::net::Attachment;

@@ -4,7 +4,7 @@ use super::namespaces::{self, Wanted};
 use super::record::{PodKey, PodNetwork, PodRecord, VERSION};
 use super::state::{Change, PodState};
 use super::sysctl::Sysctls;
-use super::{Pod, files};
+use super::{Pod, files, userns};
 use crate::config::{Handler, plain_cgroup};
 use crate::error::{Error, Kind, Result};
 use crate::handlers;
@@ -94,6 +94,7 @@ impl Node {
             net: (!host_network).then(|| self.config.network.netns_dir.join(format!("strata-{id}"))),
             ipc: (options.ipc() != cri::NamespaceMode::Node).then(|| dir.join("ipc")),
             uts: (!host_network).then(|| (dir.join("uts"), String::new())),
+            user: userns::of_pod(&request.config)?.map(|ids| (dir.join("user"), ids)),
             sysctls: Sysctls::default(),
         };
         let provider = match request.network {
@@ -175,6 +176,7 @@ impl Node {
         let (attachment, connected) = (attachment?, connected?);
         let ips = attachment.map(|a| a.ips).unwrap_or_default();
         files::write_hosts(pod.state_dir(), &hostname(&record), &ips, record.namespaces.net.is_none())?;
+        files::give(pod.state_dir(), userns::of_pod(&record.config)?)?;
         pod.change(Change::Ready)?;
         tokio::spawn(self.clone().watch_pod(pod.clone(), connected.events));
         Ok(())
@@ -191,9 +193,10 @@ impl Node {
         }
         let own_ipc = record.namespaces.ipc.is_some();
         let hostname = hostname(&record);
+        let ids = userns::of_pod(&record.config)?;
         files::write(dir, &hostname, record.config.dns_config.as_ref())?;
         if own_ipc {
-            files::mount_shm(dir)?;
+            files::mount_shm(dir, ids)?;
         }
         let asked = record.config.linux.as_ref().map(|l| l.sysctls.clone()).unwrap_or_default();
         let path = |p: &Option<String>| p.as_ref().map(PathBuf::from);
@@ -201,7 +204,8 @@ impl Node {
             net: path(&record.namespaces.net),
             ipc: path(&record.namespaces.ipc),
             uts: path(&record.namespaces.uts).map(|p| (p, hostname)),
-            sysctls: Sysctls::new(&asked, record.namespaces.net.is_some(), own_ipc)?,
+            user: path(&record.namespaces.user).zip(ids),
+            sysctls: Sysctls::new(&asked, record.namespaces.net.is_some(), own_ipc)?.for_users(ids),
         };
         if wanted.net.is_some() {
             durable::mkdir_all(&self.config.network.netns_dir, 0o755).map_err(fail)?;
@@ -223,6 +227,7 @@ impl Node {
                 state_dir: own.state_dir().to_string_lossy().into_owned(),
                 shim_cgroup: node.shim_cgroup()?,
                 namespaces: record.namespaces.clone(),
+                ids: userns::of_pod(&record.config)?,
                 shared_pid: shared_pid(&record.config),
                 pause_cgroup: if shared_pid(&record.config) { pause_cgroup(&record) } else { String::new() },
                 oom_score_adj: Some(node.config.runtime.shim_oom_score_adj),
@@ -367,10 +372,5 @@ fn check(request: &PodRequest) -> Result<()> {
     if options.pid() == cri::NamespaceMode::Target {
         return Err(Error::invalid("a pod has no target for its PID namespace"));
     }
-    match &options.userns_options {
-        Some(user) if user.mode() != cri::NamespaceMode::Node => Err(Error::unimplemented(
-            "user namespaces for pods are not built yet; leave hostUsers unset or true",
-        )),
-        _ => Ok(()),
-    }
+    userns::of_pod(config).map(drop)
 }

@@ -2,11 +2,20 @@
 
 use crate::error::{Error, Result};
 use std::collections::HashMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use strata_wire::plan::IdMap;
 
 /// Checked parameters: a path below /proc/sys, a value.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(crate) struct Sysctls(Vec<(PathBuf, String)>);
+pub(crate) struct Sysctls {
+    all: Vec<(PathBuf, String)>,
+    own_net: bool,
+}
+
+/// Ports below this one are root's (ip-sysctl.rst).
+const PORTS: &str = "net/ipv4/ip_unprivileged_port_start";
+/// The groups that may send pings without rights (ip-sysctl.rst).
+const PING: &str = "net/ipv4/ping_group_range";
 
 /// In the IPC namespace (ipc_namespaces(7)).
 const IPC: [&str; 8] = [
@@ -53,12 +62,37 @@ impl Sysctls {
             all.push((path, value.clone()));
         }
         all.sort();
-        Ok(Self(all))
+        Ok(Self { all, own_net })
+    }
+
+    /// What other runtimes let every user of a pod's network do: bind any port, and send pings. They are not root's to deny, since
+    /// the network is the pod's own. Groups are those of the pod's user namespace, if it has one.
+    pub(crate) fn for_users(mut self, ids: Option<IdMap>) -> Self {
+        if !self.own_net {
+            return self;
+        }
+        for (name, value) in [(PORTS, "0"), (PING, "0 2147483647")] {
+            if !self.all.iter().any(|(path, _)| path == Path::new(name)) {
+                self.all.push((name.into(), value.into()));
+            }
+        }
+        let Some(range) = ids.map(|ids| ids.gids) else { return self };
+        for (_, value) in self.all.iter_mut().filter(|(path, _)| path == Path::new(PING)) {
+            // The kernel takes the writer's numbers.
+            let last = range.inside.saturating_add(range.length - 1);
+            let groups: Vec<u32> = value.split_whitespace().filter_map(|g| g.parse().ok()).collect();
+            if let [from, to] = groups[..]
+                && let (Some(from), Some(to)) = (range.to_host(from), range.to_host(to.min(last)))
+            {
+                *value = format!("{from} {to}");
+            }
+        }
+        self
     }
 
     /// Writes them for this thread's namespaces.
     pub(crate) fn apply(&self) -> Result<()> {
-        for (path, value) in &self.0 {
+        for (path, value) in &self.all {
             let path = PathBuf::from("/proc/sys").join(path);
             std::fs::write(&path, value).map_err(|e| {
                 Error::invalid(format!("sysctl {} cannot be set to {value:?}: {e}", path.display()))

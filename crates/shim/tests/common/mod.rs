@@ -16,9 +16,11 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 use strata_cgroup::{Group, Hierarchy};
+use strata_sys::clone::CloneFlags;
 use strata_sys::ns::{self, NsKind};
+use strata_sys::userns::{self, Range};
 use strata_wire::PodPlan;
-use strata_wire::plan::PodNamespaces;
+use strata_wire::plan::{IdMap, IdRange, PodNamespaces};
 
 /// How long anything may take before a test gives up.
 pub const PATIENCE: Duration = Duration::from_secs(20);
@@ -38,6 +40,8 @@ pub struct Pod {
 #[derive(Clone, Copy, Default)]
 pub struct PodOptions {
     pub shared_pid: bool,
+    /// A user namespace with this map, which owns the others.
+    pub ids: Option<IdMap>,
 }
 
 impl Pod {
@@ -112,7 +116,8 @@ impl Pod {
             id: self.id.clone(),
             state_dir: dir.to_str().unwrap().to_owned(),
             shim_cgroup: group("shims"),
-            namespaces: pin_namespaces(&dir, &self.id),
+            namespaces: pin_namespaces(&dir, &self.id, options.ids),
+            ids: options.ids,
             shared_pid: options.shared_pid,
             pause_cgroup: if options.shared_pid { group("pause") } else { String::new() },
             oom_score_adj: Some(-998),
@@ -169,7 +174,7 @@ impl Drop for Pod {
         if let Err(e) = self.cgroups.kill().and_then(|()| self.cgroups.remove()) {
             eprintln!("clean up {}: {e}", self.cgroups.name());
         }
-        for name in ["net", "ipc", "uts"] {
+        for name in ["net", "ipc", "uts", "user"] {
             let _ = ns::unpin(&self.state_dir().join(name));
         }
         if self.mounted {
@@ -179,18 +184,31 @@ impl Drop for Pod {
 }
 
 /// New namespaces, kept by bind mounts, with the pod's ID for a host name.
-fn pin_namespaces(dir: &Path, hostname: &str) -> PodNamespaces {
+fn pin_namespaces(dir: &Path, hostname: &str, ids: Option<IdMap>) -> PodNamespaces {
     let (at, hostname) = (dir.to_owned(), hostname.to_owned());
     std::thread::spawn(move || {
         let kinds = [NsKind::Net, NsKind::Ipc, NsKind::Uts];
-        ns::unshare(&kinds).unwrap();
+        if let Some(ids) = ids {
+            let range = |r: IdRange| [Range { inside: r.inside, outside: r.outside, length: r.length }];
+            let others = CloneFlags::NEWNET | CloneFlags::NEWIPC | CloneFlags::NEWUTS;
+            let holder = userns::hold(&range(ids.uids), &range(ids.gids), others).unwrap();
+            kinds.iter().for_each(|kind| ns::setns(holder.open(*kind).unwrap(), *kind).unwrap());
+            holder.pin(NsKind::User, &at.join("user")).unwrap();
+        } else {
+            ns::unshare(&kinds).unwrap();
+        }
         nix::unistd::sethostname(hostname).unwrap();
         kinds.iter().for_each(|kind| ns::pin(*kind, &at.join(kind.name())).unwrap());
     })
     .join()
     .unwrap();
     let path = |kind: NsKind| Some(dir.join(kind.name()).to_str().unwrap().to_owned());
-    PodNamespaces { net: path(NsKind::Net), ipc: path(NsKind::Ipc), uts: path(NsKind::Uts) }
+    PodNamespaces {
+        net: path(NsKind::Net),
+        ipc: path(NsKind::Ipc),
+        uts: path(NsKind::Uts),
+        user: path(NsKind::User).filter(|_| ids.is_some()),
+    }
 }
 
 /// Starts a shim as stratad does: the listening socket is descriptor 3.

@@ -96,6 +96,7 @@ const ATTRS: MountAttrs = MountAttrs {
     nodev: false,
     noexec: false,
     strictatime: false,
+    ids: None,
 };
 
 fn kernel_mounts(privileged: bool) -> Vec<Mount> {
