@@ -16,6 +16,8 @@ use strata_oci::{Compression, Descriptor, Digest};
 use strata_sys::durable;
 use strata_sys::path::Root;
 
+/// The largest window that there is (RFC 8878, section 3.1.1.1.2; `ZSTD_WINDOWLOG_MAX_64`), as the logarithm of bytes.
+const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 /// How much is read of a blob at a time.
 const CHUNK: usize = 128 << 10;
 
@@ -102,8 +104,11 @@ impl Store {
             Compression::None => Box::new(file),
             Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
             Compression::Zstd => {
-                let zstd = zstd::stream::read::Decoder::with_buffer(file);
-                Box::new(zstd.context(|| format!("blob {}", blob.digest))?)
+                let what = || format!("blob {}", blob.digest);
+                let mut zstd = zstd::stream::read::Decoder::with_buffer(file).context(what)?;
+                // It has been taken: limits of the day, which may have been others then, do not count any more.
+                zstd.window_log_max(ZSTD_WINDOW_LOG_MAX).context(what)?;
+                Box::new(zstd)
             }
         };
         Ok(Hashed { tar, hasher: Hasher::sha256() })

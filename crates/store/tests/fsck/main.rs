@@ -7,15 +7,19 @@ mod common;
 mod damage;
 mod rig;
 
-use common::{assert_tidy, container, layers_on_disk, mount, open, privileged, pull};
+use common::{Tar, assert_tidy, container, layers_on_disk, mount, open, privileged, pull};
 use rig::*;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use strata_oci::Digest;
-use strata_store::{FsckEvent, FsckOptions, Kind, Options, Problem, Store, What};
+use strata_oci::config::RootFs;
+use strata_oci::document::{OCI_CONFIG, OCI_MANIFEST};
+use strata_oci::{Descriptor, Digest, ImageConfig, Manifest, Reference};
+use strata_store::{
+    FsckEvent, FsckOptions, Kind, LayerSource, Limits, NewImage, Options, Origin, Problem, Store, What,
+};
 
 #[test]
 fn a_quick_check_reads_no_content() {
@@ -263,4 +267,52 @@ fn a_layer_that_is_nested_too_deep_to_be_checked_is_not_called_damaged() {
     let (problems, summary) = check(&store, true, false, &Shelf::default());
     assert!(problems.is_empty(), "{problems:#?}");
     assert!(summary.notes[0].contains("not checked to its end"), "{summary:?}");
+}
+
+/// Limits are for what comes in: what is here was within those of its day.
+#[test]
+fn a_layer_of_a_wide_window_is_unpacked_again_under_a_narrower_limit() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let open = |zstd_window_log| {
+        let limits = Limits { zstd_window_log, ..Limits::default() };
+        Store::open(&dir.path().join("store"), Options { limits, ..Options::default() }).unwrap()
+    };
+    let store = open(28);
+    let tar = Tar::new().file("motd", "hello").file("more", &"more".repeat(1000)).done();
+    let mut encoder = zstd::Encoder::new(Vec::new(), 1).unwrap();
+    encoder.window_log(28).unwrap();
+    std::io::copy(&mut tar.as_slice(), &mut encoder).unwrap();
+    let bytes = encoder.finish().unwrap();
+    let described = |media_type: &str, bytes: &[u8]| Descriptor {
+        media_type: media_type.into(),
+        digest: Digest::sha256_of(bytes),
+        size: bytes.len() as u64,
+    };
+    let (blob, diff_id) =
+        (described("application/vnd.oci.image.layer.v1.tar+zstd", &bytes), Digest::sha256_of(&tar));
+    let lease = store.lease("test").unwrap();
+    let layer = LayerSource { blob: &blob, diff_id: &diff_id };
+    store.ingest_layer(&lease, layer, &mut bytes.as_slice(), &|_| {}).unwrap();
+    let rootfs = RootFs { diff_ids: vec![diff_id.clone()], ..RootFs::default() };
+    let config = ImageConfig { os: "linux".into(), rootfs, ..ImageConfig::default() }.to_json();
+    store.put_blob(&lease, &config).unwrap();
+    let manifest = Manifest { config: described(OCI_CONFIG, &config), layers: vec![blob] }.to_json();
+    let new = NewImage {
+        media_type: OCI_MANIFEST.into(),
+        manifest: &manifest,
+        names: vec![Reference::parse("wide:1").unwrap()],
+        pulled: None,
+        origin: Origin::Pull,
+    };
+    store.commit_image(&lease, &new).unwrap();
+    let motd = dir.path().join("store/layers").join(diff_id.hex()).join("fs/motd");
+    drop((lease, store));
+    fs::write(&motd, "jello").unwrap();
+    let store = open(20);
+    let (problems, summary) = check(&store, true, false, &Shelf::default());
+    assert!(problems.len() == 1 && summary.repaired == 1, "{problems:#?}");
+    assert_eq!(fs::read_to_string(&motd).unwrap(), "hello");
 }
