@@ -121,6 +121,8 @@ pub(crate) struct Runtime {
     pub(crate) shim_oom_score_adj: i32,
     /// Where `Localhost` seccomp profiles are that are named by a relative path (the kubelet's).
     pub(crate) seccomp_dir: PathBuf,
+    /// Where CDI specifications are; of two devices of one name the later directory's counts.
+    pub(crate) cdi_spec_dirs: Vec<PathBuf>,
     /// A file that changes with every boot; for tests.
     pub(crate) boot_id: PathBuf,
     /// RuntimeClass handlers.
@@ -183,6 +185,7 @@ impl Default for Runtime {
             shim: PathBuf::new(),
             shim_oom_score_adj: -998,
             seccomp_dir: "/var/lib/kubelet/seccomp".into(),
+            cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
             handlers: Handlers::default(),
         }

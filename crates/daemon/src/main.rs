@@ -1,6 +1,7 @@
 //! `stratad`: serves CRI and the strata command.
 
 mod args;
+mod cdi;
 mod config;
 mod container;
 mod cri;

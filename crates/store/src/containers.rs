@@ -95,7 +95,7 @@ impl Store {
             return Err(removed_just_now(image));
         }
         inner.held(lease).layers.extend(stack.iter().cloned());
-        let using = ContainerUse { image: image.id.clone(), layers: stack.to_vec() };
+        let using = ContainerUse { image: image.id.clone(), layers: stack.to_vec(), mounted: Vec::new() };
         inner.containers.insert(id.to_owned(), using);
         drop(inner);
         self.sizes.watch(id);
@@ -147,7 +147,8 @@ impl Store {
             RawValue::from_string(text).map_err(|e| Error::invalid(format!("record of {id}: {e}")))?;
         let known = self.index.lock().containers.get(id).cloned();
         let using = known.ok_or_else(|| Error::not_found(format!("No such container: {id}")))?;
-        let file = ContainerFile { format: FORMAT, image: using.image, layers: using.layers, record };
+        let ContainerUse { image, layers, mounted } = using;
+        let file = ContainerFile { format: FORMAT, image, layers, mounted, record };
         self.write_record(&self.layout.containers, id, "container.json", &record::to_json(id, &file)?)
     }
 
@@ -311,11 +312,11 @@ impl ImageView {
     }
 }
 
-fn removed_just_now(image: &Image) -> Error {
+pub(crate) fn removed_just_now(image: &Image) -> Error {
     Error::not_found(format!("No such image: {}: it was removed just now; pull it again", image.id))
 }
 
-fn owned(stack: Vec<&str>) -> Vec<String> {
+pub(crate) fn owned(stack: Vec<&str>) -> Vec<String> {
     stack.into_iter().map(ToOwned::to_owned).collect()
 }
 
@@ -334,7 +335,7 @@ fn make_durable(parent: &Dir, path: &Path) -> Result<()> {
 }
 
 /// IDs become file names.
-fn check_id(id: &str) -> Result<()> {
+pub(crate) fn check_id(id: &str) -> Result<()> {
     if id.len() == 64 && id.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
         return Ok(());
     }
@@ -344,7 +345,8 @@ fn check_id(id: &str) -> Result<()> {
     )))
 }
 
-fn apply_root(upper: &Path, listed: Option<&RootAttrs>) -> Result<()> {
+/// Gives a directory the attributes that a layer lists for its root.
+pub(crate) fn apply_root(upper: &Path, listed: Option<&RootAttrs>) -> Result<()> {
     let fail = |e: rustix::io::Errno| std::io::Error::from(e);
     let Some(a) = listed else {
         let mode = Mode::from_raw_mode(0o755);

@@ -177,7 +177,7 @@ fn of_layer(inner: &Inner, key: &str) -> Vec<Reason> {
             .into_iter()
             .map(|(variant, image)| Reason::BaseOf { variant: variant.to_owned(), image: image.clone() }),
     );
-    let users = inner.containers.iter().filter(|(_, c)| c.layers.iter().any(|l| l == key));
+    let users = inner.containers.iter().filter(|(_, c)| c.keys().any(|l| l == key));
     let users: BTreeSet<&String> = users.map(|(id, _)| id).collect();
     reasons.extend(users.into_iter().map(|id| Reason::Container(id.clone())));
     reasons.extend(operations(inner, |held| held.layers.contains(key)));

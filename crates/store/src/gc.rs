@@ -61,7 +61,7 @@ impl<'a> Needed<'a> {
             needed.layers.extend(r.layer_keys());
             needed.blobs.extend(r.blobs());
         }
-        needed.layers.extend(inner.containers.values().flat_map(|c| &c.layers).map(String::as_str));
+        needed.layers.extend(inner.containers.values().flat_map(|c| c.keys()).map(String::as_str));
         for held in inner.leases.values() {
             needed.layers.extend(held.layers.iter().map(String::as_str));
             needed.blobs.extend(&held.blobs);

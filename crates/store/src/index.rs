@@ -2,7 +2,7 @@
 
 use crate::image::Image;
 use crate::layout::SyncPoint;
-use crate::record::{LayerRecord, RefRecord};
+use crate::record::{LayerRecord, MountedImage, RefRecord};
 use crate::sync::Unsynced;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
@@ -60,6 +60,25 @@ pub(crate) struct ContainerUse {
     pub(crate) image: Digest,
     /// Topmost first.
     pub(crate) layers: Vec<String>,
+    /// Images that are mounted in it beside its own.
+    pub(crate) mounted: Vec<MountedImage>,
+}
+
+impl ContainerUse {
+    /// Every layer that it needs; one may come twice.
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &String> {
+        self.layers.iter().chain(self.mounted.iter().flat_map(|m| &m.layers))
+    }
+
+    /// Whether it needs an image.
+    pub(crate) fn uses(&self, image: &Digest) -> bool {
+        self.image == *image || self.mounted.iter().any(|m| m.image == *image)
+    }
+
+    /// Every image that it needs; one may come twice.
+    pub(crate) fn images(&self) -> impl Iterator<Item = &Digest> {
+        std::iter::once(&self.image).chain(self.mounted.iter().map(|m| &m.image))
+    }
 }
 
 /// What a lease holds.
@@ -101,7 +120,7 @@ impl Inner {
     /// The containers that stand on an image.
     pub(crate) fn users(&self, image: &Digest) -> Vec<String> {
         let mut users: Vec<_> =
-            self.containers.iter().filter(|(_, u)| u.image == *image).map(|(id, _)| id.clone()).collect();
+            self.containers.iter().filter(|(_, u)| u.uses(image)).map(|(id, _)| id.clone()).collect();
         users.sort();
         users
     }

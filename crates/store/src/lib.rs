@@ -5,7 +5,7 @@
 //!   layers/<key>/           fs/ · layer.json · entries        key: a diff ID, or chain-<chain ID>
 //!   refs/<sha256 of name>   one small durable file per name of an image
 //!   pods/<id>/              pod.json
-//!   containers/<id>/        container.json · exit.json · upper/ · work/
+//!   containers/<id>/        container.json · exit.json · upper/ · work/ · images/<n>/
 //!   mountpoints/            the lowest layer of every container: what the runtime mounts on
 //!   tmp/  trash/            being written; being deleted
 //!   replaced/               damaged layers that containers may still have mounted
@@ -40,6 +40,7 @@ mod ingest;
 mod layout;
 mod limits;
 mod measure;
+mod mounted;
 mod pack;
 mod record;
 mod refs;

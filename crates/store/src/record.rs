@@ -144,6 +144,14 @@ pub(crate) struct RootAttrs {
     pub(crate) xattrs: Vec<(String, Vec<u8>)>,
 }
 
+/// An image that is mounted in a container.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MountedImage {
+    pub(crate) image: Digest,
+    /// Keys of its layers, topmost first.
+    pub(crate) layers: Vec<String>,
+}
+
 /// `containers/<id>/container.json`: what the store must know, and what the daemon wants kept.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) struct ContainerFile {
@@ -151,6 +159,9 @@ pub(crate) struct ContainerFile {
     pub(crate) image: Digest,
     /// Keys of its layers, topmost first.
     pub(crate) layers: Vec<String>,
+    /// Images that are mounted in it beside its own, in the order of their directories.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) mounted: Vec<MountedImage>,
     pub(crate) record: Box<serde_json::value::RawValue>,
 }
 

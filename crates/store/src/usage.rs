@@ -6,7 +6,7 @@
 
 use crate::gc::{Needed, shown};
 use crate::image::Image;
-use crate::index::Inner;
+use crate::index::{ContainerUse, Inner};
 use crate::record::RefRecord;
 use crate::store::Store;
 use crate::writable::Writable;
@@ -184,7 +184,7 @@ fn parts(inner: &Inner, users: &Users<'_>, usage: &mut Usage) {
 /// Of what containers stand on, and of the rest of their images: layers of other kinds, blobs and names. What a running
 /// operation holds is in use, too.
 fn in_use(inner: &Inner) -> u64 {
-    let active: HashSet<&Digest> = inner.containers.values().map(|c| &c.image).collect();
+    let active: HashSet<&Digest> = inner.containers.values().flat_map(ContainerUse::images).collect();
     let refs: Vec<&RefRecord> = listed(inner).filter(|r| active.contains(&r.image)).collect();
     let needed = Needed::by(inner, refs.iter().copied());
     let layers = needed.layers.iter().filter_map(|key| inner.layers.get(*key)).map(|l| l.disk);
@@ -213,7 +213,7 @@ fn images(inner: &Inner, users: &Users<'_>) -> Vec<ImageUsage> {
             for digest in blobs {
                 add(inner.blobs.get(digest).map_or(0, |b| b.disk), users.blobs.get(digest));
             }
-            let containers = inner.containers.values().filter(|c| c.image == image.id).count();
+            let containers = inner.containers.values().filter(|c| c.uses(&image.id)).count();
             ImageUsage { image: image.clone(), shared, unique, containers }
         })
         .collect();

@@ -4,6 +4,7 @@ use super::Node;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{self as cri, ContainerConfig, ContainerState, ContainerStatus, PodSandboxConfig};
+use strata_api::cri::runtime_service_client::RuntimeServiceClient as NewestClient;
 use strata_api::debug::debug_client::DebugClient;
 use tonic::transport::{Channel, Endpoint, Uri};
 use tonic::{Response, Status};
@@ -84,6 +85,17 @@ impl Node {
     ) -> Result<T, Status> {
         self.runtime.block_on(async {
             let client = RuntimeServiceClient::new(self.channel().await?).max_decoding_message_size(64 << 20);
+            Ok(f(client).await?.into_inner())
+        })
+    }
+
+    /// A call of the runtime service through Strata's own messages, which have fields that the other client does not know.
+    pub fn newest<T>(
+        &self,
+        f: impl AsyncFnOnce(NewestClient<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Status> {
+        self.runtime.block_on(async {
+            let client = NewestClient::new(self.channel().await?);
             Ok(f(client).await?.into_inner())
         })
     }

@@ -91,14 +91,14 @@ impl Node {
         let certs = self.dir(&format!("certs.d/{}", registry::HOST));
         std::fs::create_dir_all(&certs)?;
         std::fs::write(certs.join("hosts.toml"), format!("server = \"http://{}\"\n", registry::HOST))?;
-        for name in ["netns", "logs", "seccomp"] {
+        for name in ["netns", "logs", "seccomp", "cdi"] {
             std::fs::create_dir_all(self.dir(name))?;
         }
         self.set_boot_id("first boot");
         let dir = self.dir.display();
         let text = format!(
             "[log]\nlevel = \"info\"\n[network]\ncri = \"builtin\"\nbridge = \"e2e0\"\nsubnet = \"10.88.0.0/24\"\nnetns_dir = \"{dir}/netns\"\n\
-             [cgroup]\nroot = \"{}\"\n[runtime]\nboot_id = \"{dir}/boot_id\"\nseccomp_dir = \"{dir}/seccomp\"\n\
+             [cgroup]\nroot = \"{}\"\n[runtime]\nboot_id = \"{dir}/boot_id\"\nseccomp_dir = \"{dir}/seccomp\"\ncdi_spec_dirs = [\"{dir}/cdi\"]\n\
              [registry]\nconfig_path = \"{dir}/certs.d\"\n{more}",
             self.cgroup
         );

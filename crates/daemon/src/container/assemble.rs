@@ -5,6 +5,7 @@ use super::plan::mounts::{self, PodFiles, Wanted};
 use super::plan::user::{self, User};
 use super::plan::{caps, databases, devices, image_defaults, resources, security};
 use super::record::{ContainerRecord, ProcessRecord, VERSION};
+use crate::cdi;
 use crate::error::{Error, Result};
 use crate::ids::now;
 use crate::node::Node;
@@ -12,6 +13,7 @@ use crate::pod::run::namespace_options;
 use crate::pod::{Pod, files, userns};
 use crate::request::{ContainerRequest, Origin};
 use std::path::Path;
+use std::sync::Arc;
 use strata_api::cri;
 use strata_store::{Image, Snapshot};
 use strata_wire::ContainerPlan;
@@ -24,6 +26,7 @@ impl Node {
         id: &str,
         request: ContainerRequest,
         image: &Image,
+        mounted: &[Arc<Image>],
     ) -> Result<ContainerRecord> {
         let ContainerRequest { config, extras } = request;
         let name = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
@@ -32,7 +35,11 @@ impl Node {
         let known =
             self.users.of_image(image.id.as_str(), || databases(self.store.image_view(image)?.root()))?;
         let user = resolve_user(&context, &extras, &defaults, &known)?;
-        let process = process_record(pod, &config, &extras, &defaults, &user)?;
+        let mut process = process_record(pod, &config, &extras, &defaults, &user)?;
+        let devices = cdi::changes(&config, &self.config.runtime.cdi_spec_dirs, &user)?;
+        devices.env.into_iter().for_each(|line| command::put(&mut process.env, line));
+        let more: Vec<u32> = devices.groups.into_iter().filter(|g| !process.groups.contains(g)).collect();
+        process.groups.extend(more);
         let stop_signal =
             command::stop_signal(extras.stop_signal.as_deref(), config.stop_signal(), &defaults)?;
         let log_path = self.log_path(pod, id, &config)?;
@@ -45,6 +52,9 @@ impl Node {
             image_id: image.id.to_string(),
             image_ref: image.repo_digests.first().cloned().unwrap_or_else(|| image.id.to_string()),
             process,
+            volumes: defaults.volumes,
+            mounted: mounted.iter().map(|i| i.id.to_string()).collect(),
+            injected: devices.injected,
             stop_signal,
             log_path,
             cgroup: format!("{}/{id}", pod.record().cgroup_parent),
@@ -87,8 +97,8 @@ impl Node {
         };
         let limits = resources::resources(&linux_resources(&record.config), pids_limit)?;
         let context = security_context(&record.config);
-        let rules = devices::devices(&record.config.devices, context.privileged)?.rules;
-        let (limits, left_out) = resources::fit(limits, &self.cgroups, rules);
+        let rules = devices_of(record, &context)?.rules;
+        let (limits, left_out) = resources::fit(limits, &self.cgroups, Some(rules));
         for warning in left_out {
             self.warn_once(&warning);
         }
@@ -96,11 +106,7 @@ impl Node {
         let made = group.remove().and_then(|()| group.create()).and_then(|()| group.apply(&limits));
         made.map_err(|e| {
             let _ = group.remove();
-            match e {
-                strata_cgroup::Error::Value { .. } => Error::invalid(e.to_string()),
-                strata_cgroup::Error::NoController(..) => Error::precondition(e.to_string()),
-                _ => Error::internal(e.to_string()),
-            }
+            resources::refused(e)
         })
     }
 
@@ -113,12 +119,14 @@ impl Node {
     ) -> Result<ContainerPlan> {
         let config = &record.config;
         let context = security_context(config);
-        check(pod, config, &context)?;
+        check(pod, &context)?;
         let text = |p: &Path| p.to_string_lossy().into_owned();
         let wanted = Wanted {
             mounts: &config.mounts,
             tmpfs: &record.extras.tmpfs,
-            volumes: Vec::new(),
+            images: &self.store.mounted_images(&record.id)?,
+            volumes: &record.volumes,
+            injected: &record.injected.mounts,
             privileged: context.privileged,
             readonly_rootfs: context.readonly_rootfs,
         };
@@ -139,7 +147,7 @@ impl Node {
                 propagation,
             },
             mounts,
-            devices: devices::devices(&config.devices, context.privileged)?.nodes,
+            devices: devices_of(record, &context)?.nodes,
             masked_paths: own(&context.masked_paths, &mounts::MASKED),
             readonly_paths: own(&context.readonly_paths, &mounts::READONLY),
             pid: pid_mode(&context),
@@ -275,6 +283,14 @@ fn process_record(
     })
 }
 
+/// The devices of a container, those that CDI brings included.
+fn devices_of(
+    record: &ContainerRecord,
+    context: &cri::LinuxContainerSecurityContext,
+) -> Result<devices::Devices> {
+    Ok(devices::devices(&record.config.devices, context.privileged)?.with(&record.injected))
+}
+
 fn pid_mode(context: &cri::LinuxContainerSecurityContext) -> PidMode {
     // Without options Kubernetes' default holds, a namespace of its own, although the message's default is the pod's.
     let Some(options) = &context.namespace_options else { return PidMode::Container };
@@ -287,16 +303,9 @@ fn pid_mode(context: &cri::LinuxContainerSecurityContext) -> PidMode {
 }
 
 /// Refuses what is not built, and what the pod does not allow.
-fn check(
-    pod: &Pod,
-    config: &cri::ContainerConfig,
-    context: &cri::LinuxContainerSecurityContext,
-) -> Result<()> {
+fn check(pod: &Pod, context: &cri::LinuxContainerSecurityContext) -> Result<()> {
     security::check_modules(context)?;
     userns::check_container(pod.config(), context)?;
-    if !config.cdi_devices.is_empty() {
-        return Err(Error::unimplemented("CDI devices are not built yet; name the device nodes instead"));
-    }
     let of_pod = pod.config().linux.as_ref().and_then(|l| l.security_context.as_ref());
     if context.privileged && pod.origin() == Origin::Kubernetes && !of_pod.is_some_and(|c| c.privileged) {
         return Err(Error::precondition(
@@ -305,6 +314,16 @@ fn check(
     }
     let handler = pod.record();
     handler.defaults.check_privileged(&handler.handler, context.privileged, "containers")?;
+    let asked = context.namespace_options.clone().unwrap_or_default();
+    let own = pod.record().namespaces;
+    for (mode, has, which) in [(asked.network(), &own.net, "network"), (asked.ipc(), &own.ipc, "IPC")] {
+        if mode == cri::NamespaceMode::Node && has.is_some() {
+            return Err(Error::invalid(format!(
+                "the container asks for the node's {which} namespace, but its pod has one of its own; ask for it in the \
+                 pod's configuration"
+            )));
+        }
+    }
     let wants_pod_pid =
         context.namespace_options.as_ref().is_some_and(|o| o.pid() == cri::NamespaceMode::Pod);
     let has_pod_pid = of_pod.is_some() && namespace_options(pod.config()).pid() == cri::NamespaceMode::Pod;

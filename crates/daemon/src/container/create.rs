@@ -1,5 +1,6 @@
 //! CreateContainer: from a request to a process that waits at the barrier before its program.
 
+use super::plan::images;
 use super::record::ContainerRecord;
 use super::state::{Change, ContainerState};
 use super::{Container, Live};
@@ -15,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use strata_api::cri;
-use strata_store::Lease;
+use strata_store::{Image, Lease};
 use strata_wire::{ContainerPlan, Reply, Request};
 
 impl Node {
@@ -180,10 +181,12 @@ impl Node {
         let lease = self.store.lease(&format!("creation of container {id}"))?;
         // What is read of it before the container counts as its user must not go meanwhile.
         self.store.hold_image(&lease, &image)?;
-        let record = self.record(pod, id, request, &image)?;
+        let mounted = self.images_to_mount(&lease, &request.config)?;
+        let record = self.record(pod, id, request, &image, &mounted)?;
         make_log_directory(&record)?;
         let snapshot = self.store.create_snapshot(&lease, id, &image)?;
-        let planned = self.plan(pod, &record, &snapshot).and_then(|plan| {
+        let kept = mounted.iter().try_for_each(|i| Ok(self.store.add_mounted_image(&lease, id, i)?));
+        let planned = kept.and_then(|()| self.plan(pod, &record, &snapshot)).and_then(|plan| {
             self.make_group(&record)?;
             Ok(plan)
         });
@@ -195,6 +198,25 @@ impl Node {
                 Err(e)
             }
         }
+    }
+}
+
+impl Node {
+    /// The images that a container's mounts name, in their order, held until they are its own.
+    fn images_to_mount(&self, lease: &Lease, config: &cri::ContainerConfig) -> Result<Vec<Arc<Image>>> {
+        let mut found = Vec::new();
+        for mount in &config.mounts {
+            let Some(name) = images::image_of(mount)? else { continue };
+            let image = self.images.resolve(name).map_err(|e| {
+                e.context(format!(
+                    "the image must be pulled before it is mounted on {}",
+                    mount.container_path
+                ))
+            })?;
+            self.store.hold_image(lease, &image)?;
+            found.push(image);
+        }
+        Ok(found)
     }
 }
 

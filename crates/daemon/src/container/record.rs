@@ -4,6 +4,7 @@
 //! `runs` goes up, durably, before the container's program is let loose. An exit record counts if it is of that run: so
 //! after a reboot it is known which containers ran and which were only created.
 
+use crate::cdi::Injected;
 use crate::request::{Extras, Origin};
 use serde::{Deserialize, Serialize};
 use strata_api::cri;
@@ -34,6 +35,15 @@ pub(crate) struct ContainerRecord {
     pub(crate) image_ref: String,
     /// What runs: argv, environment, directory, user; decided at creation, the base of every exec.
     pub(crate) process: ProcessRecord,
+    /// The image's VOLUMEs.
+    #[serde(default)]
+    pub(crate) volumes: Vec<String>,
+    /// The IDs of the images that are mounted in it, in the order of the mounts.
+    #[serde(default)]
+    pub(crate) mounted: Vec<String>,
+    /// What CDI devices bring.
+    #[serde(default)]
+    pub(crate) injected: Injected,
     /// The stop signal's number: the request's, the image's, or SIGTERM.
     pub(crate) stop_signal: i32,
     /// The log file, if there is one.

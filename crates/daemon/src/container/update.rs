@@ -10,10 +10,15 @@ use crate::pod::short;
 use crate::tasks::{blocking, detached};
 use std::sync::Arc;
 use strata_api::cri;
+use strata_cgroup::{Group, Mode, Resources};
 use strata_wire::Request;
 
 impl Node {
-    /// Sets limits; what the request leaves out stays (CRI UpdateContainerResources).
+    /// Sets limits, whether or not its program runs; what the request leaves out stays (CRI UpdateContainerResources).
+    ///
+    /// # Errors
+    /// [`Kind::InvalidArgument`] for limits that make no sense, [`Kind::FailedPrecondition`] for a container that has ended,
+    /// and for a memory limit below what it cannot do without. The limits are then as they were.
     pub(crate) async fn update_container(
         self: &Arc<Self>,
         id: &str,
@@ -28,19 +33,26 @@ impl Node {
                 return Err(Error::precondition(format!("container {} has ended", short(container.id()))));
             }
             let record = container.record();
-            let merged = resources::merged(&linux_resources(&record.config), &new);
-            let limits = resources::resources(&new, 0)?;
-            let (mut limits, _) = resources::fit(limits, &node.cgroups, Vec::new());
-            // Which devices it may use does not change.
-            limits.devices = None;
+            let old = linux_resources(&record.config);
+            let (merged, limits) = resources::changed(&old, &new)?;
             let group = node.group(&record.cgroup)?;
+            let fit = |limits| resources::fit(limits, &node.cgroups, None);
+            let (limits, left_out) = fit(limits);
+            left_out.iter().for_each(|warning| node.warn_once(warning));
+            let (before, _) = fit(resources::resources(&old, 0)?);
+            let adj = i32::try_from(merged.oom_score_adj).ok().filter(|_| new.oom_score_adj != 0);
+            let own = node.clone();
             blocking(move || {
-                group.apply(&limits).map_err(|e| match e {
-                    strata_cgroup::Error::Value { .. } => Error::invalid(e.to_string()),
-                    other => Error::internal(other.to_string()),
-                })
+                apply(&group, &limits, &before)?;
+                if adj.is_some_and(|adj| !set_oom_score_adj(&group, adj)) {
+                    own.warn_once(
+                        "oom_score_adj of running processes cannot be lowered without CAP_SYS_RESOURCE",
+                    );
+                }
+                Ok(())
             })
-            .await?;
+            .await
+            .map_err(|e| e.context(format!("container {}", short(container.id()))))?;
             container.edit(|r| {
                 r.config.linux.get_or_insert_default().resources = Some(merged);
             });
@@ -69,4 +81,39 @@ impl Node {
             }
         }
     }
+}
+
+/// All of the limits, or none: what was written before one of them was refused is taken back.
+fn apply(group: &Group, limits: &Resources, before: &Resources) -> Result<()> {
+    refuse_to_kill(group, limits)?;
+    group.apply(limits).map_err(|e| {
+        if let Err(left) = group.apply(before) {
+            tracing::warn!(error = %left, "limits that were refused in part cannot be taken back");
+        }
+        resources::refused(e)
+    })
+}
+
+/// v1 refuses a limit that cannot be met; v2 meets it by killing.
+fn refuse_to_kill(group: &Group, limits: &Resources) -> Result<()> {
+    let Some(limit) = limits.memory_limit.and_then(|l| u64::try_from(l).ok()) else { return Ok(()) };
+    if group.hierarchy().mode() != Mode::V2 {
+        return Ok(());
+    }
+    let used = group.stats().ok().and_then(|s| s.memory_rss).unwrap_or(0);
+    if used <= limit {
+        return Ok(());
+    }
+    Err(Error::precondition(format!(
+        "its processes hold {used} bytes of memory: a limit of {limit} would kill them; free memory first, or restart it"
+    )))
+}
+
+/// Whether all processes could be given it. One that has just ended has no need of it.
+fn set_oom_score_adj(group: &Group, adj: i32) -> bool {
+    use std::io::ErrorKind;
+    let pids = group.procs().unwrap_or_default();
+    let written =
+        pids.iter().map(|pid| std::fs::write(format!("/proc/{pid}/oom_score_adj"), adj.to_string()));
+    written.filter_map(|r| r.err()).all(|e| e.kind() != ErrorKind::PermissionDenied)
 }

@@ -2,6 +2,8 @@
 
 use super::{info, selected};
 use crate::container::assemble::linux_resources;
+use crate::container::plan::command;
+use crate::container::record::ContainerRecord;
 use crate::container::state::ContainerState;
 use crate::container::{Container, ContainerInfo};
 use crate::error::{Error, Result};
@@ -82,6 +84,16 @@ pub(super) fn list(node: &Node, filter: Option<&cri::ContainerFilter>) -> Vec<cr
         .collect()
 }
 
+/// What is mounted, with the IDs of images: what PullImage answered for them.
+fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
+    let mut mounts = record.config.mounts.clone();
+    let images = mounts.iter_mut().filter_map(|m| m.image.as_mut());
+    for (image, id) in images.zip(&record.mounted) {
+        image.image_ref.clone_from(id);
+    }
+    mounts
+}
+
 /// ContainerStatus without what `verbose` adds.
 pub(super) fn describe(container: &Container) -> cri::ContainerStatus {
     let ContainerInfo { record, live, .. } = container.info();
@@ -111,12 +123,12 @@ pub(super) fn describe(container: &Container) -> cri::ContainerStatus {
         message: exit.message,
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        mounts: config.mounts.clone(),
+        mounts: mounts(&record),
         log_path: record.log_path.clone().unwrap_or_default(),
         resources,
         image_id: record.image_id.clone(),
         user: Some(cri::ContainerUser { linux: Some(user) }),
-        stop_signal: config.stop_signal,
+        stop_signal: command::signal_of(record.stop_signal).into(),
     }
 }
 

@@ -2,11 +2,12 @@
 //! to see.
 //!
 //! * `image`: ImageService.
-//! * `runtime`: RuntimeService; `pods`, `containers`, `stats`, `status`: what its answers say.
+//! * `runtime`: RuntimeService; `pods`, `containers`, `resources`, `stats`, `status`: what its answers say.
 
 mod containers;
 pub(crate) mod image;
 mod pods;
+mod resources;
 pub(crate) mod runtime;
 mod stats;
 mod status;

@@ -86,6 +86,7 @@ pub(super) fn status(node: &Node, id: &str, verbose: bool) -> Result<cri::PodSan
             "namespaces": record.namespaces,
             "network": record.network,
             "config": record.config,
+            "resources": record.resources,
         })
     });
     let statuses = node.containers.of_pod(&pod.id).iter().map(|c| containers::describe(c)).collect();

@@ -1,6 +1,6 @@
 //! RuntimeService.
 
-use super::{containers, gone_is_fine, pods, stats, status, unbuilt};
+use super::{containers, gone_is_fine, pods, resources, stats, status, unbuilt};
 use crate::container::exec;
 use crate::error::Error;
 use crate::node::Node;
@@ -186,10 +186,7 @@ impl Service for RuntimeService {
         &self,
         request: Request<UpdateContainerResourcesRequest>,
     ) -> Answer<UpdateContainerResourcesResponse> {
-        let request = request.into_inner();
-        let container = containers::own(&self.node, &request.container_id)?;
-        let linux = request.linux.ok_or_else(|| Error::invalid("the new limits are missing"))?;
-        self.node.update_container(container.id(), linux).await?;
+        resources::update_container(&self.node, request.into_inner()).await?;
         Ok(Response::new(UpdateContainerResourcesResponse {}))
     }
 
@@ -328,8 +325,9 @@ impl Service for RuntimeService {
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<UpdatePodSandboxResourcesRequest>,
+        request: Request<UpdatePodSandboxResourcesRequest>,
     ) -> Answer<UpdatePodSandboxResourcesResponse> {
-        Err(unbuilt("UpdatePodSandboxResources", "the kubelet sets the limits of its pods' cgroups itself"))
+        resources::update_pod(&self.node, request.into_inner()).await?;
+        Ok(Response::new(UpdatePodSandboxResourcesResponse {}))
     }
 }

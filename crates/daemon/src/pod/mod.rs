@@ -2,7 +2,8 @@
 //!
 //! * [`state`]: the states, and what changes them.
 //! * [`record`]: what is kept on disk.
-//! * [`run`], [`stop`], [`remove`]: what CRI asks for; [`teardown`]: how a pod is taken apart, whatever is left of it.
+//! * [`run`], [`stop`], [`remove`], [`resources`]: what CRI asks for; [`teardown`]: how a pod is taken apart, whatever is left
+//!   of it.
 //! * [`namespaces`], [`userns`], [`files`], [`sysctl`]: what a pod is made of.
 //! * [`follow`]: what its shim tells.
 
@@ -11,6 +12,7 @@ mod follow;
 pub(crate) mod namespaces;
 pub(crate) mod record;
 mod remove;
+pub(crate) mod resources;
 pub(crate) mod run;
 pub(crate) mod state;
 mod stop;

@@ -10,6 +10,7 @@
 //!  before it is taken apart    discarding as it was
 //! ```
 
+use super::resources::PodResources;
 use super::state::PodState;
 use crate::config::Handler;
 use crate::net::Attachment;
@@ -51,6 +52,9 @@ pub(crate) struct PodRecord {
     pub(crate) namespaces: PodNamespaces,
     /// Its network.
     pub(crate) network: PodNetwork,
+    /// Its limits as last updated; those that it was made with are in its configuration.
+    #[serde(default)]
+    pub(crate) resources: PodResources,
 }
 
 /// A pod's network, the journal of attaching and detaching included.

@@ -2,6 +2,7 @@
 
 use super::namespaces::{self, Wanted};
 use super::record::{PodKey, PodNetwork, PodRecord, VERSION};
+use super::resources::PodResources;
 use super::state::{Change, PodState};
 use super::sysctl::Sysctls;
 use super::{Pod, files, userns};
@@ -122,6 +123,7 @@ impl Node {
                 owed: provider.is_some(),
                 attachment: None,
             },
+            resources: PodResources::default(),
         })
     }
 
@@ -357,6 +359,7 @@ fn check(request: &PodRequest) -> Result<()> {
         )));
     }
     let Some(linux) = &config.linux else { return Ok(()) };
+    crate::container::plan::security::check_pod_modules(config)?;
     let parent = linux.cgroup_parent.trim_end_matches('/');
     if !parent.is_empty() && !plain_cgroup(parent) {
         return Err(Error::invalid(format!(

@@ -46,6 +46,9 @@ impl Sysctls {
                 (own_net, "network")
             } else if IPC.contains(&dotted.as_str()) || dotted.starts_with("fs.mqueue.") {
                 (own_ipc, "IPC")
+            } else if dotted == "kernel.domainname" {
+                // A pod has a UTS namespace of its own exactly if it has a network namespace.
+                (own_net, "UTS")
             } else {
                 return Err(Error::invalid(format!(
                     "sysctl {name} is not of a namespace: it would change the whole node; set it on the node"
@@ -116,6 +119,7 @@ mod tests {
         assert!(of("net/ipv4/conf/eth0.1/forwarding", true, true).is_ok());
         assert!(of("kernel.shm_rmid_forced", true, true).is_ok());
         assert!(of("fs.mqueue.msg_max", true, true).is_ok());
+        assert!(of("kernel.domainname", true, true).is_ok() && of("kernel.domainname", false, true).is_err());
         for bad in ["net.ipv4.ip_forward", "kernel.sem"] {
             assert!(of(bad, false, false).is_err(), "{bad}");
         }

@@ -72,7 +72,7 @@ impl Run<'_> {
             keys.insert(layer.key.clone());
             keys.insert(layer.diff_id.hex().to_owned());
         }
-        keys.extend(inner.containers.values().flat_map(|c| c.layers.iter().cloned()));
+        keys.extend(inner.containers.values().flat_map(|c| c.keys().cloned()));
         Ok(keys)
     }
 
@@ -82,7 +82,7 @@ impl Run<'_> {
         let there = inner.layers.contains_key(key) || self.store.layout.layers.path.join(key).exists();
         let needed =
             inner.refs.values().any(|r| r.layers.iter().any(|l| l.key == key || l.diff_id.hex() == key))
-                || inner.containers.values().any(|c| c.layers.iter().any(|k| k == key));
+                || inner.containers.values().any(|c| c.keys().any(|k| k == key));
         if there || needed {
             inner.held(&self.lease).layers.insert(key.to_owned());
         }

@@ -111,6 +111,6 @@ fn exchange(from: &Dir, name: &str, to: &Dir, key: &str) -> Result<()> {
 }
 
 fn users_of(inner: &Inner, key: &str) -> Vec<String> {
-    let using = inner.containers.iter().filter(|(_, c)| c.layers.iter().any(|k| k == key));
+    let using = inner.containers.iter().filter(|(_, c)| c.keys().any(|k| k == key));
     using.map(|(id, _)| id.clone()).collect()
 }

@@ -134,11 +134,24 @@ pub(crate) fn stop_signal(own: Option<&str>, asked: cri::Signal, image: &ImageDe
             .ok_or_else(|| Error::invalid(format!("invalid signal: {text}")));
     }
     if asked != cri::Signal::RuntimeDefault {
-        let name = asked.as_str_name().replace("PLUS", "+").replace("MINUS", "-");
+        let name = words(asked);
         return strata_sys::signal::parse(&name)
             .ok_or_else(|| Error::invalid(format!("stop signal {name}: Linux has no such signal")));
     }
     Ok(strata_sys::signal::parse(&image.stop_signal).unwrap_or(SIGTERM))
+}
+
+/// CRI's word for a signal's number.
+pub(crate) fn signal_of(number: i32) -> cri::Signal {
+    // Signals with two names have the usual one first.
+    let all = (1..=65).filter_map(|n| cri::Signal::try_from(n).ok());
+    let mut same = all.filter(|s| strata_sys::signal::parse(&words(*s)) == Some(number));
+    same.next().unwrap_or(cri::Signal::RuntimeDefault)
+}
+
+/// `SIGRTMINPLUS1` as `SIGRTMIN+1`.
+fn words(signal: cri::Signal) -> String {
+    signal.as_str_name().replace("PLUS", "+").replace("MINUS", "-")
 }
 
 #[cfg(test)]
@@ -146,15 +159,15 @@ mod tests {
     use super::*;
     use crate::error::Kind;
 
-    fn words(text: &str) -> Vec<String> {
+    fn split(text: &str) -> Vec<String> {
         text.split_whitespace().map(str::to_owned).collect()
     }
 
     fn image() -> ImageDefaults {
         ImageDefaults {
             name: "busybox".into(),
-            entrypoint: words("/entry point"),
-            cmd: words("cmd -x"),
+            entrypoint: split("/entry point"),
+            cmd: split("cmd -x"),
             env: vec!["PATH=/image".into(), "A=1".into()],
             ..ImageDefaults::default()
         }
@@ -162,8 +175,8 @@ mod tests {
 
     fn run(command: &str, args: &str, entrypoint: Option<&str>) -> String {
         let config =
-            cri::ContainerConfig { command: words(command), args: words(args), ..Default::default() };
-        let entrypoint = entrypoint.map(words);
+            cri::ContainerConfig { command: split(command), args: split(args), ..Default::default() };
+        let entrypoint = entrypoint.map(split);
         arguments(&config, entrypoint.as_deref(), &image()).unwrap().join(" ")
     }
 
@@ -222,6 +235,10 @@ mod tests {
         assert_eq!(stop_signal(None, cri::Signal::Sigrtmaxminus1, &image).unwrap(), 63);
         assert_eq!(stop_signal(Some("9"), cri::Signal::Sigusr1, &image).unwrap(), 9);
         assert!(stop_signal(Some("SIGNOPE"), cri::Signal::Sigusr1, &image).is_err());
+        assert_eq!(signal_of(15), cri::Signal::Sigterm);
+        assert_eq!(signal_of(17), cri::Signal::Sigchld);
+        assert_eq!(signal_of(37), cri::Signal::Sigrtminplus3);
+        assert_eq!(signal_of(32), cri::Signal::RuntimeDefault, "programs cannot have it");
         image.stop_signal = "nonsense".into();
         assert_eq!(stop_signal(None, cri::Signal::RuntimeDefault, &image).unwrap(), 15);
     }

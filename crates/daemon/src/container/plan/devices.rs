@@ -1,5 +1,6 @@
 //! Device nodes, and which devices a container's cgroup allows.
 
+use crate::cdi::Injected;
 use crate::error::{Error, Result};
 use rustix::fs::{AtFlags, CWD, FileType, Stat};
 use std::path::{Path, PathBuf};
@@ -24,6 +25,18 @@ pub(crate) struct Devices {
     pub(crate) nodes: Vec<Device>,
     /// To be allowed.
     pub(crate) rules: Vec<DeviceRule>,
+}
+
+impl Devices {
+    /// Adds what CDI devices bring.
+    #[must_use]
+    pub(crate) fn with(mut self, injected: &Injected) -> Self {
+        for node in &injected.nodes {
+            add(&mut self.nodes, node.clone());
+        }
+        self.rules.extend(injected.rules.iter().cloned());
+        self
+    }
 }
 
 /// The default devices and those asked for; a privileged container has all of the host's, and may use any.
@@ -78,7 +91,8 @@ fn add(nodes: &mut Vec<Device>, node: Device) {
     nodes.push(node);
 }
 
-fn rule(kind: char, major: Option<u32>, minor: Option<u32>, access: &str) -> DeviceRule {
+/// A rule that allows this.
+pub(crate) fn rule(kind: char, major: Option<u32>, minor: Option<u32>, access: &str) -> DeviceRule {
     DeviceRule { kind, major, minor, access: access.into() }
 }
 
@@ -108,7 +122,7 @@ fn lookup(host: &Path, inside: &Path) -> Result<Vec<Device>> {
         collect(host, inside, DEPTH, &mut found);
         return if found.is_empty() { Err(missing(&"no devices in this directory")) } else { Ok(found) };
     }
-    match node(&stat, inside) {
+    match node_of(&stat, inside) {
         Some(device) => Ok(vec![device]),
         None => Err(missing(&"not a device")),
     }
@@ -129,13 +143,14 @@ fn collect(host: &Path, inside: &Path, depth: usize, found: &mut Vec<Device>) {
             if depth > 0 {
                 collect(&entry.path(), &inside, depth - 1, found);
             }
-        } else if let Some(device) = node(&stat, &inside) {
+        } else if let Some(device) = node_of(&stat, &inside) {
             found.push(device);
         }
     }
 }
 
-fn node(stat: &Stat, inside: &Path) -> Option<Device> {
+/// The node that a file of the host is, under another name.
+pub(crate) fn node_of(stat: &Stat, inside: &Path) -> Option<Device> {
     let kind = match FileType::from_raw_mode(stat.st_mode) {
         FileType::CharacterDevice => 'c',
         FileType::BlockDevice => 'b',

@@ -1,13 +1,14 @@
 //! Policy: from what was asked for to the numbers and paths that a shim is given.
 //!
 //! * [`command`], [`user`]: what runs, as whom.
-//! * [`mounts`], [`hostmounts`], [`devices`]: what it finds.
+//! * [`mounts`], [`hostmounts`], [`images`], [`devices`]: what it finds.
 //! * [`caps`], [`security`], [`resources`]: what it may.
 
 pub(crate) mod caps;
 pub(crate) mod command;
 pub(crate) mod devices;
 mod hostmounts;
+pub(crate) mod images;
 pub(crate) mod mounts;
 pub(crate) mod resources;
 pub(crate) mod security;

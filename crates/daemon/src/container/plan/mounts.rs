@@ -1,6 +1,7 @@
 //! What a container finds mounted.
 
 use super::hostmounts::{Sharing, sharing};
+use super::images;
 use crate::error::{Error, Result};
 use std::path::{Path, PathBuf};
 use strata_api::cri;
@@ -46,8 +47,12 @@ pub(crate) struct Wanted<'a> {
     pub(crate) mounts: &'a [cri::Mount],
     /// The strata command's tmpfs mounts.
     pub(crate) tmpfs: &'a [String],
-    /// The image's VOLUMEs, and the host directories that stand for them.
-    pub(crate) volumes: Vec<(String, PathBuf)>,
+    /// For each of CRI's mounts that is an image, in their order: its layers, topmost first.
+    pub(crate) images: &'a [Vec<PathBuf>],
+    /// The image's VOLUMEs.
+    pub(crate) volumes: &'a [String],
+    /// What CDI devices bring.
+    pub(crate) injected: &'a [Mount],
     /// Everything writable that can be.
     pub(crate) privileged: bool,
     /// The container's root is read-only.
@@ -59,7 +64,7 @@ pub(crate) struct Wanted<'a> {
 /// # Errors
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for paths and options that make no sense,
 /// [`FailedPrecondition`](crate::error::Kind::FailedPrecondition) for propagation from a mount that does not propagate,
-/// and [`Unimplemented`](crate::error::Kind::Unimplemented) for image mounts and ID mappings.
+/// and [`Unimplemented`](crate::error::Kind::Unimplemented) for ID mappings.
 pub(crate) fn mounts(wanted: &Wanted<'_>, pod: &PodFiles) -> Result<(Vec<Mount>, Propagation)> {
     let mut all = kernel_mounts(wanted.privileged);
     all.push(bind("/dev/shm", &pod.shm, MountAttrs { nosuid: true, nodev: true, noexec: true, ..ATTRS }));
@@ -70,15 +75,22 @@ pub(crate) fn mounts(wanted: &Wanted<'_>, pod: &PodFiles) -> Result<(Vec<Mount>,
             all.push(bind(target, source, MountAttrs { readonly: wanted.readonly_rootfs, ..ATTRS }));
         }
     }
-    for (target, source) in &wanted.volumes {
-        put(&mut all, bind(target, source, ATTRS));
-    }
+    all.extend(wanted.volumes.iter().filter_map(|path| volume(path)));
     for text in wanted.tmpfs {
         put(&mut all, tmpfs(text)?);
     }
     let mut root = Propagation::Private;
-    for asked in wanted.mounts {
-        let mount = cri_mount(asked)?;
+    let mut images = wanted.images.iter();
+    let asked = wanted.mounts.iter().map(|asked| match images::image_of(asked)? {
+        None => cri_mount(asked),
+        Some(image) => {
+            let lowers =
+                images.next().ok_or_else(|| Error::internal(format!("image {image} is not mounted")))?;
+            Ok(images::mount(asked, absolute(&asked.container_path)?, lowers))
+        }
+    });
+    for mount in asked.chain(wanted.injected.iter().cloned().map(Ok)) {
+        let mount = mount?;
         if let MountKind::Bind { propagation, .. } = mount.kind {
             root = stronger(root, propagation);
         }
@@ -152,6 +164,14 @@ fn put(all: &mut Vec<Mount>, mount: Mount) {
     all.push(mount);
 }
 
+/// A VOLUME of the image: a directory of the container's own that stays writable below a read-only root, as with runtimes that
+/// mount a volume there. Some images name the kernel's own file systems, which have their mounts.
+fn volume(path: &str) -> Option<Mount> {
+    let target = absolute(path).ok()?;
+    let kernels = ["/dev", "/proc", "/sys"].iter().any(|top| Path::new(&target).starts_with(top));
+    (!kernels).then_some(Mount { target, kind: MountKind::Own, attrs: ATTRS })
+}
+
 fn stronger(a: Propagation, b: Propagation) -> Propagation {
     match (a, b) {
         (Propagation::Shared, _) | (_, Propagation::Shared) => Propagation::Shared,
@@ -167,9 +187,6 @@ fn cri_mount(asked: &cri::Mount) -> Result<Mount> {
             asked.container_path
         )))
     };
-    if asked.image.as_ref().is_some_and(|i| !i.image.is_empty()) {
-        return unbuilt("image volumes", "use a volume of another type");
-    }
     if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
         return unbuilt("ID-mapped mounts", "leave hostUsers unset");
     }
@@ -233,7 +250,11 @@ fn host_source(path: &str) -> Result<PathBuf> {
     Ok(PathBuf::from(path))
 }
 
-fn check_propagation(source: &Path, wanted: Propagation) -> Result<()> {
+/// Whether the mount that holds a path propagates as a bind mount of it needs.
+///
+/// # Errors
+/// [`FailedPrecondition`](crate::error::Kind::FailedPrecondition) if it does not.
+pub(crate) fn check_propagation(source: &Path, wanted: Propagation) -> Result<()> {
     let enough = match wanted {
         Propagation::Private => return Ok(()),
         Propagation::Slave => [Sharing::Shared, Sharing::Slave].contains(&sharing(source)?),

@@ -69,7 +69,40 @@ fn what_makes_no_sense_is_refused() {
         image: Some(cri::ImageSpec { image: "busybox".into(), ..Default::default() }),
         ..asked("", "/x")
     };
-    assert_eq!(of(image), Kind::Unimplemented);
+    assert_eq!(of(image), Kind::InvalidArgument);
+}
+
+#[test]
+fn images_are_mounted_in_their_order() {
+    let image = |inside: &str| cri::Mount {
+        readonly: true,
+        image: Some(cri::ImageSpec { image: "data".into(), ..Default::default() }),
+        image_sub_path: "etc".into(),
+        ..asked("", inside)
+    };
+    let list = [image("/one"), asked("/tmp", "/host"), image("/two")];
+    let layers = [vec![PathBuf::from("/top/0"), "/layer".into()], vec![PathBuf::from("/top/1")]];
+    let (all, root) =
+        mounts(&Wanted { mounts: &list, images: &layers, ..Default::default() }, &pod()).unwrap();
+    assert_eq!(root, Propagation::Private);
+    for (target, top) in [("/one", "/top/0"), ("/two", "/top/1")] {
+        let mount = all.iter().find(|m| m.target == target).unwrap();
+        assert!(mount.attrs.readonly && !mount.attrs.noexec, "{mount:?}");
+        let MountKind::Image { lowers, subpath } = &mount.kind else { panic!("{mount:?}") };
+        assert_eq!((lowers[0].as_str(), subpath.as_str()), (top, "etc"));
+    }
+}
+
+#[test]
+fn volumes_of_the_image_give_way_to_mounts() {
+    let volumes = ["/data", "/etc", "/srv/www", "/sys/fs/cgroup", "/", "relative"].map(str::to_owned);
+    let list = [asked("/tmp", "/srv"), asked("/tmp", "/data")];
+    let injected = [Mount { target: "/vendor".into(), kind: MountKind::Own, attrs: ATTRS }];
+    let wanted = Wanted { mounts: &list, volumes: &volumes, injected: &injected, ..Default::default() };
+    let (all, _) = mounts(&wanted, &pod()).unwrap();
+    let own: Vec<&str> = all.iter().filter(|m| m.kind == MountKind::Own).map(|m| m.target.as_str()).collect();
+    assert_eq!(own, ["/etc", "/relative", "/vendor"]);
+    assert!(all.iter().any(|m| m.target == "/etc/hosts") && all.iter().any(|m| m.kind == MountKind::Cgroup));
 }
 
 #[test]

@@ -1,0 +1,253 @@
+//! A CDI specification's file (CNCF TAG, container-device-interface, SPEC.md), versions 0.1 to 1.1.
+
+use serde::{Deserialize, Deserializer};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// The most bytes of a file that are read.
+const MAX_SIZE: u64 = 4 << 20;
+
+/// One file.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Spec {
+    cdi_version: String,
+    /// `vendor/class`.
+    pub(super) kind: String,
+    #[serde(default, deserialize_with = "nullable", rename = "annotations")]
+    _annotations: BTreeMap<String, String>,
+    pub(super) devices: Vec<Device>,
+    /// What goes with each of its devices.
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) container_edits: Edits,
+}
+
+/// A device.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Device {
+    pub(super) name: String,
+    #[serde(default, deserialize_with = "nullable", rename = "annotations")]
+    _annotations: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    pub(super) container_edits: Edits,
+}
+
+/// What is changed in a container.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Edits {
+    #[serde(deserialize_with = "nullable")]
+    pub(super) env: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) device_nodes: Vec<Node>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) mounts: Vec<Mount>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) hooks: Vec<Hook>,
+    #[serde(deserialize_with = "nullable", alias = "additionalGIDs")]
+    pub(super) additional_gids: Vec<u32>,
+    pub(super) intel_rdt: Option<serde_json::Value>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) net_devices: Vec<serde_json::Value>,
+}
+
+/// A device node.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Node {
+    /// In the container.
+    pub(super) path: String,
+    /// On the host; empty: the same.
+    pub(super) host_path: String,
+    /// `c`, `u`, `b` or `p`; empty: as on the host.
+    pub(super) r#type: String,
+    pub(super) major: i64,
+    pub(super) minor: i64,
+    pub(super) file_mode: Option<u32>,
+    /// Some of `rwm`, or `none`; empty: all.
+    pub(super) permissions: String,
+    pub(super) uid: Option<u32>,
+    pub(super) gid: Option<u32>,
+}
+
+/// A mount.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct Mount {
+    pub(super) host_path: String,
+    pub(super) container_path: String,
+    /// `bind` or `none`; empty: a bind mount too; `tmpfs`.
+    pub(super) r#type: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) options: Vec<String>,
+}
+
+/// A program to be run at a point of the container's life.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+pub(super) struct Hook {
+    pub(super) hook_name: String,
+    pub(super) path: String,
+}
+
+/// `null`, as an empty key of YAML is, stands for nothing.
+fn nullable<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(d: D) -> Result<T, D::Error> {
+    Ok(Option::deserialize(d)?.unwrap_or_default())
+}
+
+impl Spec {
+    /// Reads and checks a file: JSON or YAML, as its name says.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(super) fn read(path: &Path) -> Result<Self, String> {
+        let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
+        if size > MAX_SIZE {
+            return Err(format!("it has {size} bytes, more than {MAX_SIZE}"));
+        }
+        let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+        Self::parse(&text, path.extension().is_some_and(|e| e == "json"))
+    }
+
+    /// Parses and checks a text.
+    pub(super) fn parse(text: &str, json: bool) -> Result<Self, String> {
+        let spec: Self = if json {
+            serde_json::from_str(text).map_err(|e| e.to_string())?
+        } else {
+            serde_saphyr::from_str(text).map_err(|e| e.to_string())?
+        };
+        spec.check()?;
+        Ok(spec)
+    }
+
+    fn check(&self) -> Result<(), String> {
+        check_version(&self.cdi_version)?;
+        check_kind(&self.kind)?;
+        if self.devices.is_empty() {
+            return Err("it has no devices".into());
+        }
+        self.container_edits.check()?;
+        for (n, device) in self.devices.iter().enumerate() {
+            if !is_name(&device.name, "_-.:", true) {
+                return Err(format!("{:?} is no name of a device", device.name));
+            }
+            if self.devices.iter().take(n).any(|d| d.name == device.name) {
+                return Err(format!("it has device {:?} twice", device.name));
+            }
+            device.container_edits.check().map_err(|e| format!("device {}: {e}", device.name))?;
+        }
+        Ok(())
+    }
+}
+
+impl Edits {
+    fn check(&self) -> Result<(), String> {
+        if let Some(bad) = self.env.iter().find(|e| e.find('=').is_none_or(|at| at == 0) || e.contains('\0'))
+        {
+            return Err(format!("environment variable {bad:?} is not NAME=value"));
+        }
+        for node in &self.device_nodes {
+            let letters = node.permissions == "none" || node.permissions.chars().all(|c| "rwm".contains(c));
+            if !node.path.starts_with('/') || !["", "b", "c", "u", "p"].contains(&node.r#type.as_str()) {
+                return Err(format!(
+                    "device node {:?}: it needs an absolute path, and a type b, c, u or p",
+                    node.path
+                ));
+            }
+            if !letters {
+                return Err(format!("device node {}: permissions {:?}", node.path, node.permissions));
+            }
+            if u32::try_from(node.major).is_err() || u32::try_from(node.minor).is_err() {
+                return Err(format!("device node {}: number {}:{}", node.path, node.major, node.minor));
+            }
+        }
+        let mut mounts = self.mounts.iter();
+        match mounts.find(|m| m.host_path.is_empty() || !m.container_path.starts_with('/')) {
+            Some(bad) => {
+                Err(format!("mount on {:?}: it needs a host path and an absolute path", bad.container_path))
+            }
+            None => Ok(()),
+        }
+    }
+}
+
+/// Semantic versions of the specification; what a later one adds is found as an unknown field.
+fn check_version(version: &str) -> Result<(), String> {
+    let mut parts = version.trim_start_matches('v').split('.');
+    let mut next = || parts.next().and_then(|p| p.parse::<u32>().ok());
+    match (next(), next(), next()) {
+        (Some(0 | 1), Some(_), Some(_)) => Ok(()),
+        _ => Err(format!("CDI version {version:?} is not known: 0.1.0 to 1.1.0 are")),
+    }
+}
+
+/// `vendor/class`.
+pub(super) fn check_kind(kind: &str) -> Result<(), String> {
+    match kind.split_once('/') {
+        Some((vendor, class)) if is_name(vendor, "_-.", false) && is_name(class, "_-.", false) => Ok(()),
+        _ => Err(format!("kind {kind:?} is not vendor/class")),
+    }
+}
+
+/// Letters, digits and these signs; first a letter, or a digit where that is allowed; last a letter or a digit.
+pub(super) fn is_name(text: &str, signs: &str, digit_first: bool) -> bool {
+    let first = |c: char| c.is_ascii_alphabetic() || (digit_first && c.is_ascii_digit());
+    text.starts_with(first)
+        && text.ends_with(|c: char| c.is_ascii_alphanumeric())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || signs.contains(c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JSON: &str = r#"{
+        "cdiVersion": "0.6.0", "kind": "vendor.example/gpu", "annotations": {"a": "b"},
+        "devices": [
+            {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "permissions": "rw"}]}},
+            {"name": "all", "containerEdits": {"env": ["GPU=all"], "additionalGids": [44]}}
+        ],
+        "containerEdits": {"mounts": [{"hostPath": "/etc", "containerPath": "/x", "options": ["ro", "bind"]}]}
+    }"#;
+
+    #[test]
+    fn json_and_yaml_say_the_same() {
+        let json = Spec::parse(JSON, true).unwrap();
+        let yaml = "cdiVersion: \"1.0.0\"\nkind: vendor.example/gpu\ndevices:\n- name: \"0\"\n  containerEdits:\n    env:\n\
+                    - name: all\n  containerEdits:\n    env: [GPU=all]\n    additionalGids: [44]\n";
+        let yaml = Spec::parse(yaml, false).unwrap();
+        for spec in [json, yaml] {
+            assert_eq!((spec.kind.as_str(), spec.devices.len()), ("vendor.example/gpu", 2));
+            let edits = &spec.devices[1].container_edits;
+            assert_eq!(
+                (edits.env.as_slice(), edits.additional_gids.as_slice()),
+                (["GPU=all".to_owned()].as_slice(), [44].as_slice())
+            );
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (from, to, wrong) in [
+            ("0.6.0", "2.0.0", "2.0.0"),
+            ("0.6.0", "new", "new"),
+            ("vendor.example/gpu", "gpu", "vendor/class"),
+            ("vendor.example/gpu", "vendor/gpu/x", "vendor/class"),
+            ("\"all\"", "\"0\"", "twice"),
+            ("\"all\"", "\"-\"", "no name"),
+            ("GPU=all", "GPU", "NAME=value"),
+            ("GPU=all", "=all", "NAME=value"),
+            ("/dev/null", "null", "absolute"),
+            ("\"rw\"", "\"rx\"", "permissions"),
+            ("\"/x\"", "\"x\"", "mount"),
+            ("additionalGids", "moreGids", "moreGids"),
+            ("[44]", "[-1]", "-1"),
+        ] {
+            let error = Spec::parse(&JSON.replacen(from, to, 1), true).unwrap_err();
+            assert!(error.contains(wrong), "{to}: {error}");
+        }
+        assert!(Spec::parse(r#"{"cdiVersion":"0.6.0","kind":"a/b","devices":[]}"#, true).is_err());
+        assert!(Spec::parse(": no\n- yaml", false).is_err());
+    }
+}
