@@ -44,9 +44,10 @@ impl Store {
         let (image, stack) = self.container_image(container)?;
         let upper = durable::open_dir(&self.upper(container))?;
         let root = self.stack_records(&stack)?.iter().find_map(|r| r.root.clone());
+        let ids = self.container_ids(container);
         let (blob, diff_id) = self.pack_layer(&lease, |out| {
             let below = self.view(&stack, true)?;
-            pack(&upper, &below, root.as_ref(), out)
+            pack(&upper, &below, root.as_ref(), ids, out)
         })?;
         let layers = image.layers.iter().map(|l| l.blob.clone()).chain([blob]).collect();
         self.commit_on_top(&lease, &image, layers, diff_id, options)

@@ -6,6 +6,7 @@ use crate::image::Image;
 use crate::index::{ContainerUse, Lease};
 use crate::layout::Dir;
 use crate::record::{self, ContainerFile, FORMAT, RootAttrs};
+use crate::shift::IdShift;
 use crate::store::Store;
 use crate::unpack::times;
 use crate::xattr;
@@ -52,14 +53,28 @@ impl Store {
     /// # Errors
     /// [`Kind::AlreadyExists`] if the ID is taken, [`Kind::NotFound`] if the image is gone.
     pub fn create_snapshot(&self, lease: &Lease, id: &str, image: &Image) -> Result<Snapshot> {
+        self.create_shifted_snapshot(lease, id, image, None)
+    }
+
+    /// As [`Self::create_snapshot`], for a container in a user namespace: the writable layer is its root's.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn create_shifted_snapshot(
+        &self,
+        lease: &Lease,
+        id: &str,
+        image: &Image,
+        ids: Option<IdShift>,
+    ) -> Result<Snapshot> {
         check_id(id)?;
         let stack = owned(image.stack());
-        self.claim(lease, id, image, &stack)?;
+        self.claim(lease, id, image, &stack, ids)?;
         let dir = self.layout.containers.path.join(id);
         let made = rustix::fs::mkdirat(CWD, &dir, Mode::from_raw_mode(0o700))
             .map_err(std::io::Error::from)
             .context(|| format!("mkdir {}", dir.display()));
-        let filled = made.and_then(|()| self.fill_snapshot(&dir, &stack));
+        let filled = made.and_then(|()| self.fill_snapshot(&dir, &stack, ids));
         if filled.is_err() {
             // The first error is the one to tell.
             let _ = self.remove_container(id);
@@ -86,7 +101,14 @@ impl Store {
     }
 
     /// From here on the image counts as used, and its layers stay.
-    fn claim(&self, lease: &Lease, id: &str, image: &Image, stack: &[String]) -> Result<()> {
+    fn claim(
+        &self,
+        lease: &Lease,
+        id: &str,
+        image: &Image,
+        stack: &[String],
+        ids: Option<IdShift>,
+    ) -> Result<()> {
         let mut inner = self.index.lock();
         if inner.containers.contains_key(id) {
             return Err(Error::new(Kind::AlreadyExists, format!("container {id} exists already")));
@@ -95,20 +117,25 @@ impl Store {
             return Err(removed_just_now(image));
         }
         inner.held(lease).layers.extend(stack.iter().cloned());
-        let using = ContainerUse { image: image.id.clone(), layers: stack.to_vec(), mounted: Vec::new() };
+        let using = ContainerUse { image: image.id.clone(), layers: stack.to_vec(), mounted: Vec::new(), ids };
         inner.containers.insert(id.to_owned(), using);
         drop(inner);
         self.sizes.watch(id);
         Ok(())
     }
 
-    fn fill_snapshot(&self, dir: &Path, stack: &[String]) -> Result<Snapshot> {
+    fn fill_snapshot(&self, dir: &Path, stack: &[String], ids: Option<IdShift>) -> Result<Snapshot> {
         let (upper, work) = (dir.join("upper"), dir.join("work"));
         durable::mkdir_all(&upper, 0o755)?;
         durable::mkdir_all(&work, 0o700)?;
         // Merged directories show the topmost one's attributes, and the upper is the root's.
         let listed = self.stack_records(stack)?.iter().find_map(|r| r.root.clone());
         apply_root(&upper, listed.as_ref())?;
+        if let Some(ids) = ids {
+            let (uid, gid) = listed.as_ref().map_or((0, 0), |root| (root.uid, root.gid));
+            std::os::unix::fs::lchown(&upper, Some(ids.user_on_host(uid)), Some(ids.group_on_host(gid)))
+                .context(|| format!("chown {}", upper.display()))?;
+        }
         let mut lowers = self.lowers(stack)?;
         lowers.push(self.layout.mountpoints.clone());
         Ok(Snapshot { lowers, upper, work })
@@ -147,8 +174,8 @@ impl Store {
             RawValue::from_string(text).map_err(|e| Error::invalid(format!("record of {id}: {e}")))?;
         let known = self.index.lock().containers.get(id).cloned();
         let using = known.ok_or_else(|| Error::not_found(format!("No such container: {id}")))?;
-        let ContainerUse { image, layers, mounted } = using;
-        let file = ContainerFile { format: FORMAT, image, layers, mounted, record };
+        let ContainerUse { image, layers, mounted, ids } = using;
+        let file = ContainerFile { format: FORMAT, image, layers, mounted, ids, record };
         self.write_record(&self.layout.containers, id, "container.json", &record::to_json(id, &file)?)
     }
 
@@ -289,6 +316,10 @@ impl Store {
         let using =
             inner.containers.get(id).ok_or_else(|| Error::not_found(format!("No such container: {id}")))?;
         Ok(using.layers.clone())
+    }
+
+    pub(crate) fn container_ids(&self, id: &str) -> Option<IdShift> {
+        self.index.lock().containers.get(id).and_then(|using| using.ids)
     }
 
     pub(crate) fn container_image(&self, id: &str) -> Result<(Arc<Image>, Vec<String>)> {

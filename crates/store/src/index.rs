@@ -3,6 +3,7 @@
 use crate::image::Image;
 use crate::layout::SyncPoint;
 use crate::record::{LayerRecord, MountedImage, RefRecord};
+use crate::shift::IdShift;
 use crate::sync::Unsynced;
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::AtomicU64;
@@ -62,6 +63,8 @@ pub(crate) struct ContainerUse {
     pub(crate) layers: Vec<String>,
     /// Images that are mounted in it beside its own.
     pub(crate) mounted: Vec<MountedImage>,
+    /// How the IDs in its writable layer are shifted.
+    pub(crate) ids: Option<IdShift>,
 }
 
 impl ContainerUse {

@@ -45,6 +45,7 @@ mod pack;
 mod record;
 mod refs;
 mod restore;
+mod shift;
 #[doc(hidden)]
 pub mod stages;
 mod store;
@@ -71,6 +72,7 @@ pub use ingest::{LayerSource, Progress};
 pub use limits::Limits;
 pub use record::Origin;
 pub use refs::Removed;
+pub use shift::IdShift;
 pub use store::{Options, Store};
 pub use usage::{ContainerUsage, ImageUsage, PartUsage, Usage};
 pub use writable::Writable;

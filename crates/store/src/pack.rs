@@ -4,17 +4,20 @@ use crate::compose::View;
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
 use crate::record::RootAttrs;
+use crate::shift::IdShift;
 use crate::walk::{Item, walk};
 use crate::xattr;
 use rustix::fs::{FileType, Mode, OFlags};
 use std::collections::HashMap;
+use std::ffi::CString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use strata_oci::whiteout;
 use tar::{Builder, EntryType, Header};
 
-/// Writes the tar of an upper directory; `below` is what it was stacked on, `root` what the image says of its root.
+/// Writes the tar of an upper directory; `below` is what it was stacked on, `root` what the image says of its root, `ids` how its
+/// IDs are shifted: the tar has those that its container saw.
 ///
 /// # Errors
 /// If a name cannot be said in a layer, or the disk fails.
@@ -22,9 +25,10 @@ pub(crate) fn pack(
     upper: &OwnedFd,
     below: &View,
     root: Option<&RootAttrs>,
+    ids: Option<IdShift>,
     out: &mut dyn Write,
 ) -> Result<()> {
-    let mut packer = Packer { tar: Builder::new(out), below, links: HashMap::new() };
+    let mut packer = Packer { tar: Builder::new(out), below, ids, links: HashMap::new() };
     packer.root(upper, root)?;
     walk(upper, &mut |item| {
         packer.item(item).map_err(|e| e.context(format!("pack {:?}", escape(item.path))))
@@ -36,6 +40,7 @@ pub(crate) fn pack(
 struct Packer<'a> {
     tar: Builder<&'a mut dyn Write>,
     below: &'a View,
+    ids: Option<IdShift>,
     /// The first name of each file that has several.
     links: HashMap<u64, Vec<u8>>,
 }
@@ -45,8 +50,9 @@ impl Packer<'_> {
     fn root(&mut self, upper: &OwnedFd, listed: Option<&RootAttrs>) -> Result<()> {
         let stat = rustix::fs::fstat(upper).map_err(std::io::Error::from)?;
         let item = Item { path: b".", dir: upper.as_fd(), name: b".", stat };
-        let xattrs = xattr::list(&item.proc_path())?;
-        let now = (item.stat.st_mode & 0o7777, item.stat.st_uid, item.stat.st_gid);
+        let xattrs = self.xattrs(&item)?;
+        let (uid, gid) = self.owner(&item);
+        let now = (item.stat.st_mode & 0o7777, uid, gid);
         let same = match listed {
             None => now == (0o755, 0, 0) && xattrs.is_empty(),
             Some(l) => {
@@ -60,6 +66,19 @@ impl Packer<'_> {
         }
         let header = self.header(&item, EntryType::Directory, 0)?;
         self.append(header, b"./", std::io::empty())
+    }
+
+    fn owner(&self, item: &Item<'_>) -> (u32, u32) {
+        let (uid, gid) = (item.stat.st_uid, item.stat.st_gid);
+        self.ids.map_or((uid, gid), |ids| (ids.user(uid), ids.group(gid)))
+    }
+
+    fn xattrs(&self, item: &Item<'_>) -> Result<Vec<(CString, Vec<u8>)>> {
+        let mut all = xattr::list(&item.proc_path())?;
+        if let Some(ids) = self.ids {
+            all.iter_mut().for_each(|(name, value)| ids.attribute(name, value));
+        }
+        Ok(all)
     }
 
     fn item(&mut self, item: &Item<'_>) -> Result<bool> {
@@ -151,8 +170,9 @@ impl Packer<'_> {
         header.set_entry_type(kind);
         header.set_size(size);
         header.set_mode(item.stat.st_mode & 0o7777);
-        header.set_uid(u64::from(item.stat.st_uid));
-        header.set_gid(u64::from(item.stat.st_gid));
+        let (uid, gid) = self.owner(item);
+        header.set_uid(u64::from(uid));
+        header.set_gid(u64::from(gid));
         let (seconds, nanos) = item.mtime();
         header.set_mtime(u64::try_from(seconds).unwrap_or(0));
         let mut pax: Vec<(String, Vec<u8>)> = Vec::new();
@@ -161,13 +181,13 @@ impl Packer<'_> {
         }
         // Octal digits of the header hold this much.
         const MAX_ID: u32 = 0o7_777_777;
-        for (name, id) in [("uid", item.stat.st_uid), ("gid", item.stat.st_gid)] {
+        for (name, id) in [("uid", uid), ("gid", gid)] {
             if id > MAX_ID {
                 pax.push((name.into(), id.to_string().into_bytes()));
             }
         }
         if kind != EntryType::Link {
-            for (name, value) in xattr::list(&item.proc_path())? {
+            for (name, value) in self.xattrs(item)? {
                 pax.push((format!("SCHILY.xattr.{}", name.to_string_lossy()), value));
             }
         }

@@ -2,6 +2,7 @@
 
 use crate::error::{Context, Error, Kind, Result};
 use crate::escape;
+use crate::shift::IdShift;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use strata_oci::{Descriptor, Digest};
@@ -162,6 +163,9 @@ pub(crate) struct ContainerFile {
     /// Images that are mounted in it beside its own, in the order of their directories.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub(crate) mounted: Vec<MountedImage>,
+    /// How the IDs in its writable layer are shifted, if it is of a pod with a user namespace.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) ids: Option<IdShift>,
     pub(crate) record: Box<serde_json::value::RawValue>,
 }
 

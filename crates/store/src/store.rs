@@ -238,7 +238,12 @@ fn load_containers(layout: &Layout, inner: &mut Inner, opening: Opening) -> Resu
         let path = layout.containers.path.join(&id).join("container.json");
         match record::read::<ContainerFile>(&path) {
             Ok(file) => {
-                let using = ContainerUse { image: file.image, layers: file.layers, mounted: file.mounted };
+                let using = ContainerUse {
+                    image: file.image,
+                    layers: file.layers,
+                    mounted: file.mounted,
+                    ids: file.ids,
+                };
                 inner.containers.insert(id, using);
             }
             Err(e) if e.kind() == Kind::NewerFormat => return Err(e),

@@ -40,6 +40,7 @@ impl Node {
         devices.env.into_iter().for_each(|line| command::put(&mut process.env, line));
         let more: Vec<u32> = devices.groups.into_iter().filter(|g| !process.groups.contains(g)).collect();
         process.groups.extend(more);
+        userns::check_user(userns::of_pod(pod.config())?, process.uid, process.gid, &process.groups)?;
         let stop_signal =
             command::stop_signal(extras.stop_signal.as_deref(), config.stop_signal(), &defaults)?;
         let log_path = self.log_path(pod, id, &config)?;

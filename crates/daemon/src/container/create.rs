@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use crate::ids::{is_id, new_id};
 use crate::node::Node;
 use crate::pod::state::PodState;
-use crate::pod::{Pod, short};
+use crate::pod::{Pod, short, userns};
 use crate::request::{ContainerRequest, Origin, PodRequest};
 use crate::tasks::{blocking, detached};
 use futures_util::FutureExt;
@@ -16,7 +16,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use strata_api::cri;
-use strata_store::{Image, Lease};
+use strata_store::{IdShift, Image, Lease};
+use strata_wire::plan::IdMap;
 use strata_wire::{ContainerPlan, Reply, Request};
 
 impl Node {
@@ -184,7 +185,7 @@ impl Node {
         let mounted = self.images_to_mount(&lease, &request.config)?;
         let record = self.record(pod, id, request, &image, &mounted)?;
         make_log_directory(&record)?;
-        let snapshot = self.store.create_snapshot(&lease, id, &image)?;
+        let snapshot = self.store.create_shifted_snapshot(&lease, id, &image, shift(pod)?)?;
         let kept = mounted.iter().try_for_each(|i| Ok(self.store.add_mounted_image(&lease, id, i)?));
         let planned = kept.and_then(|()| self.plan(pod, &record, &snapshot)).and_then(|plan| {
             self.make_group(&record)?;
@@ -218,6 +219,12 @@ impl Node {
         }
         Ok(found)
     }
+}
+
+/// How the IDs in a container's writable layer are shifted, in a pod with a user namespace.
+fn shift(pod: &Pod) -> Result<Option<IdShift>> {
+    let shift = |ids: IdMap| IdShift { uid: ids.uids.outside, gid: ids.gids.outside, length: ids.uids.length };
+    Ok(userns::of_pod(pod.config())?.map(shift))
 }
 
 /// The kubelet makes the directory of a container's log; other clients leave it to the runtime.

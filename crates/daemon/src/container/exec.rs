@@ -6,7 +6,7 @@ use super::plan::{command, databases, user};
 use crate::error::{Error, Kind, Result};
 use crate::ids::new_id;
 use crate::node::Node;
-use crate::pod::short;
+use crate::pod::{short, userns};
 use crate::request::ExecRequest;
 use crate::tasks::blocking;
 use std::os::fd::{AsFd, OwnedFd};
@@ -77,6 +77,8 @@ impl Node {
             let root = Root::open(Path::new(&format!("/proc/{pid}/root")))
                 .map_err(|_| Error::precondition(format!("container {} is not running", container.id())))?;
             let found = user::Wanted::parse(text).resolve(&databases(&root)?)?;
+            let ids = userns::of_pod(container.pod().config())?;
+            userns::check_user(ids, found.uid, found.gid, &found.groups)?;
             (process.uid, process.gid, process.groups) = (found.uid, found.gid, found.groups);
             command::put(&mut process.env, format!("HOME={}", found.home));
             process.caps = self.capabilities_of(&context, found.uid)?;

@@ -3,6 +3,7 @@
 use super::info;
 use crate::handlers;
 use crate::node::Node;
+use crate::pod::userns;
 use strata_api::cri;
 
 /// Status: what the kubelet makes the node's readiness of.
@@ -18,11 +19,12 @@ pub(super) fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
         condition("RuntimeReady", true, "", ""),
         condition("NetworkReady", network.ready, &network.reason, &network.message),
     ];
+    let user_namespaces = userns::supported(&node.config.root);
     let handler = |name: &str| cri::RuntimeHandler {
         name: name.into(),
         features: Some(cri::RuntimeHandlerFeatures {
             recursive_read_only_mounts: true,
-            user_namespaces: false,
+            user_namespaces,
         }),
     };
     cri::StatusResponse {

@@ -161,7 +161,11 @@ mod tests {
         cri::IdMapping { host_id, container_id, length }
     }
 
-    fn options(mode: cri::NamespaceMode, uids: &[cri::IdMapping], gids: &[cri::IdMapping]) -> cri::UserNamespace {
+    fn options(
+        mode: cri::NamespaceMode,
+        uids: &[cri::IdMapping],
+        gids: &[cri::IdMapping],
+    ) -> cri::UserNamespace {
         cri::UserNamespace { mode: mode.into(), uids: uids.to_vec(), gids: gids.to_vec() }
     }
 
@@ -238,7 +242,9 @@ mod tests {
         };
         assert!(of(Some(&map(7)), Some(&map(7))).is_ok() && of(Some(&map(7)), None).is_ok());
         assert!(of(None, Some(&node)).is_ok() && of(Some(&node), None).is_ok());
-        for (p, c) in [(Some(map(7)), map(8)), (Some(map(7)), node.clone()), (None, map(7)), (Some(node), map(7))] {
+        for (p, c) in
+            [(Some(map(7)), map(8)), (Some(map(7)), node.clone()), (None, map(7)), (Some(node), map(7))]
+        {
             assert!(of(p.as_ref(), Some(&c)).is_err());
         }
     }

@@ -3,6 +3,7 @@
 use super::hostmounts::{Sharing, sharing};
 use super::images;
 use crate::error::{Error, Result};
+use crate::pod::userns;
 use std::path::{Path, PathBuf};
 use strata_api::cri;
 use strata_wire::plan::{Mount, MountAttrs, MountKind, Propagation};
@@ -63,8 +64,7 @@ pub(crate) struct Wanted<'a> {
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for paths and options that make no sense,
-/// [`FailedPrecondition`](crate::error::Kind::FailedPrecondition) for propagation from a mount that does not propagate,
-/// and [`Unimplemented`](crate::error::Kind::Unimplemented) for ID mappings.
+/// and [`FailedPrecondition`](crate::error::Kind::FailedPrecondition) for propagation from a mount that does not propagate.
 pub(crate) fn mounts(wanted: &Wanted<'_>, pod: &PodFiles) -> Result<(Vec<Mount>, Propagation)> {
     let mut all = kernel_mounts(wanted.privileged);
     all.push(bind("/dev/shm", &pod.shm, MountAttrs { nosuid: true, nodev: true, noexec: true, ..ATTRS }));
@@ -181,15 +181,6 @@ fn stronger(a: Propagation, b: Propagation) -> Propagation {
 }
 
 fn cri_mount(asked: &cri::Mount) -> Result<Mount> {
-    let unbuilt = |what: &str, instead: &str| {
-        Err(Error::unimplemented(format!(
-            "mount on {}: {what} are not built yet; {instead}",
-            asked.container_path
-        )))
-    };
-    if !asked.uid_mappings.is_empty() || !asked.gid_mappings.is_empty() {
-        return unbuilt("ID-mapped mounts", "leave hostUsers unset");
-    }
     let target = absolute(&asked.container_path)?;
     if asked.host_path.is_empty() || !asked.host_path.starts_with('/') || asked.host_path.contains('\0') {
         let text = format!("mount on {target}: host path {:?} must be absolute", asked.host_path);
@@ -207,8 +198,12 @@ fn cri_mount(asked: &cri::Mount) -> Result<Mount> {
         )));
     }
     check_propagation(&source, propagation)?;
-    let attrs =
-        MountAttrs { readonly: asked.readonly, recursive_readonly: asked.recursive_read_only, ..ATTRS };
+    let attrs = MountAttrs {
+        readonly: asked.readonly,
+        recursive_readonly: asked.recursive_read_only,
+        ids: userns::of_mount(asked)?,
+        ..ATTRS
+    };
     let mut mount = bind(&target, &source, attrs);
     if let MountKind::Bind { propagation: p, .. } = &mut mount.kind {
         *p = propagation;
