@@ -10,6 +10,8 @@ use strata_wire::plan::IdMap;
 pub(crate) struct Sysctls {
     all: Vec<(PathBuf, String)>,
     own_net: bool,
+    /// Not asked for: where the kernel refuses one, the pod does without.
+    defaults: Vec<(PathBuf, String)>,
 }
 
 /// Ports below this one are root's (ip-sysctl.rst).
@@ -65,7 +67,7 @@ impl Sysctls {
             all.push((path, value.clone()));
         }
         all.sort();
-        Ok(Self { all, own_net })
+        Ok(Self { all, own_net, defaults: Vec::new() })
     }
 
     /// What other runtimes let every user of a pod's network do: bind any port, and send pings. They are not root's to deny, since
@@ -76,11 +78,12 @@ impl Sysctls {
         }
         for (name, value) in [(PORTS, "0"), (PING, "0 2147483647")] {
             if !self.all.iter().any(|(path, _)| path == Path::new(name)) {
-                self.all.push((name.into(), value.into()));
+                self.defaults.push((name.into(), value.into()));
             }
         }
         let Some(range) = ids.map(|ids| ids.gids) else { return self };
-        for (_, value) in self.all.iter_mut().filter(|(path, _)| path == Path::new(PING)) {
+        let all = self.all.iter_mut().chain(&mut self.defaults);
+        for (_, value) in all.filter(|(path, _)| path == Path::new(PING)) {
             // The kernel takes the writer's numbers.
             let last = range.inside.saturating_add(range.length - 1);
             let groups: Vec<u32> = value.split_whitespace().filter_map(|g| g.parse().ok()).collect();
@@ -95,6 +98,11 @@ impl Sysctls {
 
     /// Writes them for this thread's namespaces.
     pub(crate) fn apply(&self) -> Result<()> {
+        for (path, value) in &self.defaults {
+            if let Err(e) = std::fs::write(Path::new("/proc/sys").join(path), value) {
+                tracing::debug!(path = %path.display(), value, error = %e, "kernel parameter left as it is");
+            }
+        }
         for (path, value) in &self.all {
             let path = PathBuf::from("/proc/sys").join(path);
             std::fs::write(&path, value).map_err(|e| {
@@ -111,6 +119,26 @@ mod tests {
 
     fn of(name: &str, net: bool, ipc: bool) -> Result<Sysctls> {
         Sysctls::new(&[(name.to_owned(), "1".to_owned())].into(), net, ipc)
+    }
+
+    #[test]
+    fn pings_are_for_the_groups_of_the_pod() {
+        use strata_wire::plan::IdRange;
+        let range = IdRange { inside: 0, outside: 5000, length: 1000 };
+        let ids = Some(IdMap { uids: range, gids: range });
+        let ping = |sysctls: Sysctls| {
+            let mut all = sysctls.all.into_iter().chain(sysctls.defaults);
+            all.find(|(path, _)| path == Path::new(PING)).map(|(_, value)| value)
+        };
+        let none = || Sysctls::new(&HashMap::new(), true, true).unwrap();
+        assert_eq!(ping(none().for_users(None)).as_deref(), Some("0 2147483647"));
+        assert_eq!(ping(none().for_users(ids)).as_deref(), Some("5000 5999"));
+        let asked = [("net.ipv4.ping_group_range".to_owned(), "5 10".to_owned())].into();
+        let asked = || Sysctls::new(&asked, true, true).unwrap();
+        assert_eq!(ping(asked().for_users(None)).as_deref(), Some("5 10"));
+        assert_eq!(ping(asked().for_users(ids)).as_deref(), Some("5005 5010"));
+        let of_node = Sysctls::new(&HashMap::new(), false, true).unwrap();
+        assert_eq!(of_node.clone().for_users(ids), of_node);
     }
 
     #[test]
