@@ -11,6 +11,7 @@ mod layers;
 mod lifecycle;
 mod limits;
 mod network;
+mod observe;
 mod pods;
 mod reboot;
 mod registry;

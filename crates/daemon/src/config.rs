@@ -2,10 +2,12 @@
 
 mod handlers;
 mod limits;
+mod metrics;
 mod registry;
 
 pub(crate) use handlers::{Handler, HandlerNetwork, Handlers, STRATA, SeccompDefault};
 pub(crate) use limits::Limits;
+pub(crate) use metrics::{Metrics, MetricsAddress};
 #[cfg(test)]
 pub(crate) use registry::Seconds;
 pub(crate) use registry::{Auth, Registry};
@@ -40,6 +42,8 @@ pub(crate) struct Config {
     pub(crate) store: StoreOptions,
     /// Bounds.
     pub(crate) limits: Limits,
+    /// What stratad tells of itself.
+    pub(crate) metrics: Metrics,
 }
 
 /// How logs are written.
@@ -150,6 +154,7 @@ impl Default for Config {
             runtime: Runtime::default(),
             store: StoreOptions::default(),
             limits: Limits::default(),
+            metrics: Metrics::default(),
         }
     }
 }
@@ -287,6 +292,7 @@ impl Config {
         handlers::check(&self.runtime.handlers)?;
         self.limits.check()?;
         self.registry.check()?;
+        self.metrics.parse().map_err(|why| bad("metrics.address", &self.metrics.address, why))?;
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
             return Err(bad(
                 "log.level",

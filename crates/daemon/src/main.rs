@@ -8,11 +8,13 @@ mod cri;
 mod deadline;
 mod debug;
 mod error;
+mod events;
 mod fsck;
 mod handlers;
 mod ids;
 mod images;
 mod logging;
+mod metrics;
 mod net;
 mod node;
 mod notify;
@@ -23,6 +25,7 @@ mod request;
 mod server;
 mod shim;
 mod tasks;
+mod usage;
 
 use clap::Parser;
 use std::process::ExitCode;
@@ -61,6 +64,7 @@ async fn run(config: config::Config) -> error::Result<()> {
     rustix::process::umask(rustix::fs::Mode::empty());
     let node = tasks::blocking(move || node::Node::open(config)).await?;
     tokio::spawn(node.spawner.children().clone().reap_forever());
+    metrics::http::start(&node).await?;
     node.recover().await?;
     server::serve(node, asked_to_stop()).await
 }

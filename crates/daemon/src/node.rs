@@ -9,7 +9,9 @@ use crate::container::plan::security::Filters;
 use crate::container::plan::user;
 use crate::container::{Container, ContainerInfo, Containers};
 use crate::error::{Error, Result};
+use crate::events::Hub;
 use crate::images::Images;
+use crate::metrics::Metrics;
 use crate::net::Provider;
 use crate::net::bridge::Bridge;
 use crate::net::cni::Cni;
@@ -18,6 +20,7 @@ use crate::registry;
 use crate::request::{ContainerRequest, PodRequest};
 use crate::shim::Spawner;
 use crate::tasks::Flights;
+use crate::usage::rates::Rates;
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -59,6 +62,12 @@ pub(crate) struct Node {
     pub(crate) making_pods: Flights<PodRequest>,
     /// Containers that are being made.
     pub(crate) making_containers: Flights<ContainerRequest>,
+    /// What happens to pods and containers, for those who follow it.
+    pub(crate) events: Hub,
+    /// What is counted while it happens.
+    pub(crate) metrics: Metrics,
+    /// How fast CPU time is used.
+    pub(crate) rates: Rates,
     warned: Mutex<BTreeSet<String>>,
 }
 
@@ -101,6 +110,9 @@ impl Node {
             users: user::Known::default(),
             making_pods: Flights::default(),
             making_containers: Flights::default(),
+            events: Hub::default(),
+            metrics: Metrics::default(),
+            rates: Rates::default(),
             warned: Mutex::default(),
             config,
         });

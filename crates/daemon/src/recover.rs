@@ -70,7 +70,7 @@ impl Node {
             if record.version > record::VERSION {
                 return Err(newer("pod", &id));
             }
-            let pod = Pod::new(record, self.pod_dir(&id), false);
+            let pod = Pod::new(record, self.pod_dir(&id), false, self.events.clone());
             self.pods.insert(pod.clone());
             pods.insert(id, pod);
         }

@@ -4,6 +4,7 @@ use crate::cri::image::ImageService;
 use crate::cri::runtime::RuntimeService;
 use crate::debug::DebugService;
 use crate::error::{Error, Result};
+use crate::metrics::rpc::Measure;
 use crate::node::Node;
 use crate::notify;
 use std::future::Future;
@@ -19,7 +20,7 @@ use tokio::net::UnixListener;
 use tokio_stream::wrappers::UnixListenerStream;
 
 /// What the kubelet sends and takes at most.
-const MAX_MESSAGE: usize = 16 << 20;
+pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 
 /// How long calls may go on once a stop has been asked for. What they began goes on without them.
 const GRACE: Duration = Duration::from_secs(3);
@@ -33,9 +34,13 @@ pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Re
         .max_encoding_message_size(MAX_MESSAGE);
     let image =
         ImageServiceServer::new(ImageService::new(node.clone())).max_decoding_message_size(MAX_MESSAGE);
+    let (calls, events) = (Measure(node.metrics.rpc.clone()), node.events.clone());
     let debug = DebugServer::new(DebugService::new(node)).max_decoding_message_size(MAX_MESSAGE);
-    let server =
-        tonic::transport::Server::builder().add_service(runtime).add_service(image).add_service(debug);
+    let server = tonic::transport::Server::builder()
+        .layer(calls)
+        .add_service(runtime)
+        .add_service(image)
+        .add_service(debug);
     tracing::info!(socket = %path.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     if let Err(e) = notify::notify("READY=1") {
         tracing::warn!(error = %e, "the service manager cannot be told that stratad is ready");
@@ -43,6 +48,7 @@ pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Re
     let (tell, told) = tokio::sync::watch::channel(false);
     let stopped = async move {
         stop.await;
+        events.close();
         tell.send_replace(true);
     };
     let serving = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped);

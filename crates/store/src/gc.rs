@@ -9,7 +9,7 @@ use crate::index::Inner;
 use crate::record::RefRecord;
 use crate::store::Store;
 use std::collections::HashSet;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 use strata_oci::Digest;
 
@@ -41,6 +41,19 @@ impl GcReport {
     pub fn bytes(&self) -> u64 {
         self.layers.iter().chain(&self.blobs).map(|c| c.bytes).sum()
     }
+}
+
+/// What collections have removed since the store was opened, the one of the opening included.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct GcTotals {
+    /// Collections.
+    pub runs: u64,
+    /// Layers.
+    pub layers: u64,
+    /// Blobs.
+    pub blobs: u64,
+    /// Bytes on disk of all of them.
+    pub bytes: u64,
 }
 
 /// What must stay.
@@ -129,7 +142,19 @@ impl Store {
             self.discard_unknown_layers()?;
             self.collect_replaced()?;
         }
+        if !dry_run {
+            let mut totals = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+            totals.runs += 1;
+            totals.layers += report.layers.len() as u64;
+            totals.blobs += report.blobs.len() as u64;
+            totals.bytes = totals.bytes.saturating_add(report.bytes());
+        }
         failed.map_or(Ok(report), Err)
+    }
+
+    /// What collections have removed since the store was opened.
+    pub fn collected(&self) -> GcTotals {
+        *self.collected.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Renames one thing into trash/; `None` when there is nothing left.

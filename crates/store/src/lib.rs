@@ -64,7 +64,7 @@ pub use diff::{Change, ChangeKind};
 pub use error::{Error, Kind, Result};
 pub use explain::{Explained, Reason, Thing};
 pub use fsck::{BlobSource, FsckEvent, FsckOptions, FsckSummary, Problem, What};
-pub use gc::{Collected, GcReport};
+pub use gc::{Collected, GcReport, GcTotals};
 pub use history::HistoryEntry;
 pub use image::{Image, ImageLayer, NewImage};
 pub use index::Lease;

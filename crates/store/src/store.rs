@@ -2,6 +2,7 @@
 
 use crate::chunks::Buffers;
 use crate::error::{Context, Kind, Result};
+use crate::gc::GcTotals;
 use crate::image::Image;
 use crate::index::{BlobFile, ContainerUse, Index, Inner, Lease};
 use crate::layout::Layout;
@@ -40,6 +41,7 @@ pub struct Store {
     /// is not held meanwhile, so that nobody but another such change waits for the disk.
     pub(crate) naming: Mutex<()>,
     pub(crate) sizes: Sizes,
+    pub(crate) collected: Mutex<GcTotals>,
     // Not used again: the thread lives as long as this.
     _reaper: Reaper,
 }
@@ -107,6 +109,7 @@ impl Store {
             protection: Mutex::default(),
             naming: Mutex::default(),
             sizes,
+            collected: Mutex::default(),
             _reaper: reaper,
         });
         Ok((store, unreadable))

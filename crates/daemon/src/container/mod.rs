@@ -160,8 +160,10 @@ impl Container {
         let mut refused = None;
         self.live.send_if_modified(|live| match live.state.after(change) {
             Ok(state) => {
-                live.state = state;
+                let before = std::mem::replace(&mut live.state, state);
                 with(live);
+                let pod = || self.pod.info();
+                self.pod.events().container_changed(self.pod.origin(), &self.id, pod, (before, change), live);
                 true
             }
             Err(e) => {

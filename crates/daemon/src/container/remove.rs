@@ -64,6 +64,7 @@ impl Node {
     /// Lets go of everything that a container has; repeatable.
     pub(crate) async fn forget_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let id = container.id().to_owned();
+        let known = container.state() != ContainerState::Creating;
         if let Some(shim) = container.pod().shim() {
             match shim.done(Request::Remove { id: id.clone() }, REMOVE).await.map_err(Error::from) {
                 Err(e) if e.kind() != Kind::NotFound => {
@@ -82,6 +83,10 @@ impl Node {
         .await?;
         let _ = std::fs::remove_file(container.pod().state_dir().join(format!("{id}.exit")));
         self.containers.forget(&id);
+        if known {
+            let pod = container.pod();
+            self.events.container_deleted(pod.origin(), &id, || pod.info());
+        }
         // Whoever waits for its end learns of it.
         let _ = container.change(Change::Removing, |_| {});
         Ok(())

@@ -23,6 +23,7 @@ pub(super) fn own(node: &Node, id: &str) -> Result<Arc<Container>> {
         .map_err(|e| if e.kind() == crate::error::Kind::NotFound { missing() } else { e })?;
     // Kubernetes names containers by their ID only.
     if found.pod().origin() == Origin::Kubernetes && found.id().starts_with(id) {
+        crate::metrics::rpc::about_container(found.id(), found.pod().id());
         Ok(found)
     } else {
         Err(missing())
@@ -95,8 +96,8 @@ fn mounts(record: &ContainerRecord) -> Vec<cri::Mount> {
 }
 
 /// ContainerStatus without what `verbose` adds.
-pub(super) fn describe(container: &Container) -> cri::ContainerStatus {
-    let ContainerInfo { record, live, .. } = container.info();
+pub(super) fn describe(container: &ContainerInfo) -> cri::ContainerStatus {
+    let ContainerInfo { record, live, .. } = container;
     let config = &record.config;
     let exit = live.exit.clone().filter(|_| live.state != ContainerState::Running).unwrap_or_default();
     let process = &record.process;
@@ -146,5 +147,5 @@ pub(super) fn status(container: &Container, verbose: bool) -> cri::ContainerStat
             "config": record.config,
         })
     });
-    cri::ContainerStatusResponse { status: Some(describe(container)), info }
+    cri::ContainerStatusResponse { status: Some(describe(&container.info())), info }
 }

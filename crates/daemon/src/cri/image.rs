@@ -1,11 +1,13 @@
 //! CRI's ImageService.
 
+use super::lists;
 use crate::deadline::Deadline;
 use crate::error::{Error, Kind, Result};
 use crate::ids::now;
 use crate::images::{PullRequest, Removal, name_of};
 use crate::node::Node;
 use crate::request::Origin;
+use futures_util::stream::BoxStream;
 use serde_json::json;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -13,9 +15,6 @@ use strata_api::cri;
 use strata_oci::config::chain_ids;
 use strata_store::Image;
 use tonic::{Request, Response, Status};
-
-/// How many images one message of a streamed list holds: far below the size that gRPC clients take.
-const CHUNK: usize = 200;
 
 /// Serves ImageService.
 #[derive(Debug)]
@@ -141,7 +140,7 @@ fn fs_usage(mountpoint: &str, timestamp: i64, bytes: u64, inodes: u64) -> cri::F
     }
 }
 
-type Chunks = tokio_stream::Iter<std::vec::IntoIter<Result<cri::StreamImagesResponse, Status>>>;
+type Pieces = BoxStream<'static, Result<cri::StreamImagesResponse, Status>>;
 
 #[tonic::async_trait]
 impl cri::image_service_server::ImageService for ImageService {
@@ -150,19 +149,17 @@ impl cri::image_service_server::ImageService for ImageService {
         request: Request<cri::ListImagesRequest>,
     ) -> Result<Response<cri::ListImagesResponse>, Status> {
         let images = self.list(request.get_ref().filter.as_ref())?;
-        Ok(Response::new(cri::ListImagesResponse { images }))
+        Ok(Response::new(lists::whole(cri::ListImagesResponse { images }, "StreamImages")?))
     }
 
-    type StreamImagesStream = Chunks;
+    type StreamImagesStream = Pieces;
 
     async fn stream_images(
         &self,
         request: Request<cri::StreamImagesRequest>,
     ) -> Result<Response<Self::StreamImagesStream>, Status> {
         let images = self.list(request.get_ref().filter.as_ref())?;
-        let chunks: Vec<_> =
-            images.chunks(CHUNK).map(|c| Ok(cri::StreamImagesResponse { images: c.to_vec() })).collect();
-        Ok(Response::new(tokio_stream::iter(chunks)))
+        Ok(Response::new(lists::pieces(images, |images| cri::StreamImagesResponse { images })))
     }
 
     async fn image_status(

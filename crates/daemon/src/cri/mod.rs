@@ -2,10 +2,14 @@
 //! to see.
 //!
 //! * `image`: ImageService.
-//! * `runtime`: RuntimeService; `pods`, `containers`, `resources`, `stats`, `status`: what its answers say.
+//! * `runtime`: RuntimeService; `pods`, `containers`, `resources`, `stats`, `pod_metrics`, `events`, `lists`, `status`: what its
+//!   answers say.
 
 mod containers;
+mod events;
 pub(crate) mod image;
+mod lists;
+mod pod_metrics;
 mod pods;
 mod resources;
 pub(crate) mod runtime;

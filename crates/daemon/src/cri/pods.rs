@@ -16,7 +16,12 @@ pub(super) fn own(node: &Node, id: &str) -> Result<Arc<Pod>> {
         return Err(Error::invalid("the pod's ID is missing"));
     }
     let missing = || Error::not_found(format!("no such pod: {id}"));
-    node.find_pod(id).and_then(|p| if p.origin() == Origin::Kubernetes { Ok(p) } else { Err(missing()) })
+    let found = node.find_pod(id)?;
+    if found.origin() != Origin::Kubernetes {
+        return Err(missing());
+    }
+    crate::metrics::rpc::about_pod(found.id());
+    Ok(found)
 }
 
 /// Its whole ID; `None` if it is not there.
@@ -55,19 +60,17 @@ pub(super) fn list(node: &Node, filter: Option<&cri::PodSandboxFilter>) -> Vec<c
     .collect()
 }
 
-/// PodSandboxStatus.
-pub(super) fn status(node: &Node, id: &str, verbose: bool) -> Result<cri::PodSandboxStatusResponse> {
-    let found = own(node, id)?;
-    let pod = found.info();
+/// PodSandboxStatus without what `verbose` adds.
+pub(super) fn describe(pod: &PodInfo) -> cri::PodSandboxStatus {
     let mut ips = pod.ips().into_iter();
     let network = cri::PodSandboxNetworkStatus {
         ip: ips.next().unwrap_or_default(),
         additional_ips: ips.map(|ip| cri::PodIp { ip }).collect(),
     };
-    let status = cri::PodSandboxStatus {
+    cri::PodSandboxStatus {
         id: pod.id.clone(),
         metadata: Some(pod.metadata()),
-        state: state(&pod).into(),
+        state: state(pod).into(),
         created_at: pod.created_at,
         network: Some(network),
         linux: Some(cri::LinuxPodSandboxStatus {
@@ -76,7 +79,13 @@ pub(super) fn status(node: &Node, id: &str, verbose: bool) -> Result<cri::PodSan
         labels: pod.config.labels.clone(),
         annotations: pod.config.annotations.clone(),
         runtime_handler: pod.handler.clone(),
-    };
+    }
+}
+
+/// PodSandboxStatus.
+pub(super) fn status(node: &Node, id: &str, verbose: bool) -> Result<cri::PodSandboxStatusResponse> {
+    let found = own(node, id)?;
+    let status = describe(&found.info());
     let record = found.record();
     let info = info(verbose, || {
         serde_json::json!({
@@ -89,7 +98,8 @@ pub(super) fn status(node: &Node, id: &str, verbose: bool) -> Result<cri::PodSan
             "resources": record.resources,
         })
     });
-    let statuses = node.containers.of_pod(&pod.id).iter().map(|c| containers::describe(c)).collect();
+    let statuses =
+        node.containers.of_pod(found.id()).iter().map(|c| containers::describe(&c.info())).collect();
     Ok(cri::PodSandboxStatusResponse {
         status: Some(status),
         info,

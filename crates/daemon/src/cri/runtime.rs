@@ -1,6 +1,6 @@
 //! RuntimeService.
 
-use super::{containers, gone_is_fine, pods, resources, stats, status, unbuilt};
+use super::{containers, events, gone_is_fine, lists, pod_metrics, pods, resources, stats, status, unbuilt};
 use crate::container::exec;
 use crate::error::Error;
 use crate::node::Node;
@@ -31,9 +31,6 @@ impl RuntimeService {
 type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
 
-const STREAMS: &str = "lists are answered whole by the RPC without Stream";
-const METRICS: &str =
-    "pod metrics come with a later release; ListContainerStats and ListPodSandboxStats answer";
 const STREAMING: &str =
     "there is no streaming server; use ExecSync, or `strata exec` and `strata attach` on the node";
 
@@ -101,14 +98,17 @@ impl Service for RuntimeService {
     ) -> Answer<ListPodSandboxResponse> {
         self.node.recovered().await;
         let items = pods::list(&self.node, request.into_inner().filter.as_ref());
-        Ok(Response::new(ListPodSandboxResponse { items }))
+        let answer = ListPodSandboxResponse { items };
+        Ok(Response::new(lists::whole(answer, "StreamPodSandboxes")?))
     }
 
     async fn stream_pod_sandboxes(
         &self,
-        _: Request<StreamPodSandboxesRequest>,
+        request: Request<StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
-        Err(unbuilt("StreamPodSandboxes", STREAMS))
+        self.node.recovered().await;
+        let all = pods::list(&self.node, request.into_inner().filter.as_ref());
+        Ok(Response::new(lists::pieces(all, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
     }
 
     async fn create_container(
@@ -162,14 +162,16 @@ impl Service for RuntimeService {
     ) -> Answer<ListContainersResponse> {
         self.node.recovered().await;
         let containers = containers::list(&self.node, request.into_inner().filter.as_ref());
-        Ok(Response::new(ListContainersResponse { containers }))
+        Ok(Response::new(lists::whole(ListContainersResponse { containers }, "StreamContainers")?))
     }
 
     async fn stream_containers(
         &self,
-        _: Request<StreamContainersRequest>,
+        request: Request<StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
-        Err(unbuilt("StreamContainers", STREAMS))
+        self.node.recovered().await;
+        let all = containers::list(&self.node, request.into_inner().filter.as_ref());
+        Ok(Response::new(lists::pieces(all, |containers| StreamContainersResponse { containers })))
     }
 
     async fn container_status(
@@ -224,7 +226,7 @@ impl Service for RuntimeService {
         request: Request<ContainerStatsRequest>,
     ) -> Answer<ContainerStatsResponse> {
         let container = containers::own(&self.node, &request.into_inner().container_id)?;
-        let stats = Some(stats::of_container(&self.node, &container).await?);
+        let stats = stats::of_container(&self.node, &container).await?;
         Ok(Response::new(ContainerStatsResponse { stats }))
     }
 
@@ -234,14 +236,18 @@ impl Service for RuntimeService {
     ) -> Answer<ListContainerStatsResponse> {
         self.node.recovered().await;
         let stats = stats::of_containers(&self.node, request.into_inner().filter.as_ref()).await?;
-        Ok(Response::new(ListContainerStatsResponse { stats }))
+        let answer = ListContainerStatsResponse { stats };
+        Ok(Response::new(lists::whole(answer, "StreamContainerStats")?))
     }
 
     async fn stream_container_stats(
         &self,
-        _: Request<StreamContainerStatsRequest>,
+        request: Request<StreamContainerStatsRequest>,
     ) -> Answer<Self::StreamContainerStatsStream> {
-        Err(unbuilt("StreamContainerStats", STREAMS))
+        self.node.recovered().await;
+        let all = stats::of_containers(&self.node, request.into_inner().filter.as_ref()).await?;
+        let wrap = |container_stats| StreamContainerStatsResponse { container_stats };
+        Ok(Response::new(lists::pieces(all, wrap)))
     }
 
     async fn pod_sandbox_stats(
@@ -249,7 +255,7 @@ impl Service for RuntimeService {
         request: Request<PodSandboxStatsRequest>,
     ) -> Answer<PodSandboxStatsResponse> {
         let pod = pods::own(&self.node, &request.into_inner().pod_sandbox_id)?;
-        let stats = Some(stats::of_pod(&self.node, &pod.info()).await?);
+        let stats = stats::of_pod(&self.node, &pod).await?;
         Ok(Response::new(PodSandboxStatsResponse { stats }))
     }
 
@@ -259,14 +265,18 @@ impl Service for RuntimeService {
     ) -> Answer<ListPodSandboxStatsResponse> {
         self.node.recovered().await;
         let stats = stats::of_pods(&self.node, request.into_inner().filter.as_ref()).await?;
-        Ok(Response::new(ListPodSandboxStatsResponse { stats }))
+        let answer = ListPodSandboxStatsResponse { stats };
+        Ok(Response::new(lists::whole(answer, "StreamPodSandboxStats")?))
     }
 
     async fn stream_pod_sandbox_stats(
         &self,
-        _: Request<StreamPodSandboxStatsRequest>,
+        request: Request<StreamPodSandboxStatsRequest>,
     ) -> Answer<Self::StreamPodSandboxStatsStream> {
-        Err(unbuilt("StreamPodSandboxStats", STREAMS))
+        self.node.recovered().await;
+        let all = stats::of_pods(&self.node, request.into_inner().filter.as_ref()).await?;
+        let wrap = |pod_sandbox_stats| StreamPodSandboxStatsResponse { pod_sandbox_stats };
+        Ok(Response::new(lists::pieces(all, wrap)))
     }
 
     async fn update_runtime_config(
@@ -294,28 +304,34 @@ impl Service for RuntimeService {
         &self,
         _: Request<GetEventsRequest>,
     ) -> Answer<Self::GetContainerEventsStream> {
-        Err(unbuilt("GetContainerEvents", "leave the kubelet's EventedPLEG feature off"))
+        Ok(Response::new(events::follow(&self.node)))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<ListMetricDescriptorsRequest>,
     ) -> Answer<ListMetricDescriptorsResponse> {
-        Err(unbuilt("ListMetricDescriptors", METRICS))
+        let descriptors = pod_metrics::descriptors();
+        Ok(Response::new(ListMetricDescriptorsResponse { descriptors }))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<ListPodSandboxMetricsRequest>,
     ) -> Answer<ListPodSandboxMetricsResponse> {
-        Err(unbuilt("ListPodSandboxMetrics", METRICS))
+        self.node.recovered().await;
+        let answer = ListPodSandboxMetricsResponse { pod_metrics: pod_metrics::of_pods(&self.node).await? };
+        Ok(Response::new(lists::whole(answer, "StreamPodSandboxMetrics")?))
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(unbuilt("StreamPodSandboxMetrics", METRICS))
+        self.node.recovered().await;
+        let all = pod_metrics::of_pods(&self.node).await?;
+        let wrap = |pod_sandbox_metrics| StreamPodSandboxMetricsResponse { pod_sandbox_metrics };
+        Ok(Response::new(lists::pieces(all, wrap)))
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {

@@ -31,12 +31,20 @@ pub(super) fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
         status: Some(cri::RuntimeStatus { conditions }),
         info: info(verbose, || {
             serde_json::json!({
+                "version": env!("CARGO_PKG_VERSION"),
+                "kernel": rustix::system::uname().release().to_string_lossy(),
                 "root": node.config.root,
                 "state": node.config.state,
                 "cgroupMode": format!("{:?}", node.cgroups.mode()).to_lowercase(),
                 "cgroupControllers": node.cgroups.controllers(),
+                "cgroupDriver": "cgroupfs",
                 "network": node.network.name(),
                 "bootID": node.boot_id,
+                "log": format!("{:?} {}", node.config.log.format, node.config.log.level).to_lowercase(),
+                "metrics": node.config.metrics.address,
+                "pods": node.pods.all().len(),
+                "containers": node.containers.all().len(),
+                "eventFollowers": node.events.followers(),
                 "warnings": node.warnings(),
             })
         }),

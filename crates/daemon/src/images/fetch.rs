@@ -177,6 +177,7 @@ impl Fetch {
             turns: &self.images.turns,
             lease,
             board: &self.board,
+            pulls: &self.images.pulls,
             of_image: &permits,
             of_node: &self.images.downloads.of_node,
         };

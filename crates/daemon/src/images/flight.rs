@@ -88,11 +88,13 @@ fn start(images: &Arc<Images>, key: &Key, fetch: impl FnOnce(Board) -> Fetch) ->
     let (board, cancel) = (Board::default(), CancellationToken::new());
     let fetch = fetch(board.clone());
     let (images, key, cancelled) = (Arc::clone(images), key.clone(), cancel.clone());
+    let counted = images.pulls().begin();
     tokio::spawn(async move {
         tokio::select! {
             // Whoever cancelled it has taken it out already.
             () = cancelled.cancelled() => {}
             result = fetch.run() => {
+                counted.ended(&result);
                 images.flights.ended(&key, &cancelled);
                 tell.send_replace(Some(result));
             }

@@ -4,6 +4,7 @@ use super::board::Board;
 use super::bridge::{Feed, bridge};
 use super::of_content;
 use crate::error::{Error, Kind, Result};
+use crate::metrics::Pulls;
 use crate::registry::{BlobStream, Session};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -40,6 +41,7 @@ pub(super) struct Layers<'a> {
     pub(super) turns: &'a Turns,
     pub(super) lease: &'a Arc<Lease>,
     pub(super) board: &'a Board,
+    pub(super) pulls: &'a Pulls,
     /// How many of this image's may be fetched at once.
     pub(super) of_image: &'a Semaphore,
     /// How many of all images'.
@@ -82,8 +84,10 @@ impl Layers<'_> {
             .map_err(|e| e.context(format!("layer {}", blob.digest)))?;
         loop {
             let (feed, reader) = bridge();
-            let (fed, ingested) =
-                tokio::join!(pour(&mut stream, feed), self.ingest(place, blob, diff_id, Some(reader)));
+            let (fed, ingested) = tokio::join!(
+                pour(&mut stream, feed, self.pulls),
+                self.ingest(place, blob, diff_id, Some(reader))
+            );
             // Where the transfer failed, the reader only saw that it was given up.
             match fed.and(ingested) {
                 // A mirror may send what the registry itself would not.
@@ -131,17 +135,18 @@ fn is_elsewhere(blob: &Descriptor) -> bool {
 }
 
 /// Passes a stream on until it ends or nobody reads it any more.
-pub(super) async fn pump(mut stream: BlobStream, feed: Feed) -> Result<()> {
-    pour(&mut stream, feed).await
+pub(super) async fn pump(mut stream: BlobStream, feed: Feed, pulls: &Pulls) -> Result<()> {
+    pour(&mut stream, feed, pulls).await
 }
 
-async fn pour(stream: &mut BlobStream, feed: Feed) -> Result<()> {
+async fn pour(stream: &mut BlobStream, feed: Feed, pulls: &Pulls) -> Result<()> {
     loop {
         let chunk = tokio::select! {
             chunk = stream.chunk() => chunk?,
             () = feed.closed() => return Ok(()),
         };
         let Some(bytes) = chunk else { break };
+        pulls.received(bytes.len());
         if !feed.send(bytes).await {
             return Ok(());
         }

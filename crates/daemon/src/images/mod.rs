@@ -26,6 +26,7 @@ pub(crate) use remove::{Removal, name_of};
 use crate::config;
 use crate::deadline::Deadline;
 use crate::error::{Error, Result};
+use crate::metrics::Pulls;
 use crate::registry;
 use flight::{Flights, Key};
 use std::sync::Arc;
@@ -43,6 +44,7 @@ pub(crate) struct Images {
     /// Held while a layer is fetched, so that pulls of different images do not fetch it twice.
     turns: layer::Turns,
     downloads: Downloads,
+    pulls: Pulls,
 }
 
 /// How many layers are fetched at a time.
@@ -86,7 +88,14 @@ impl Images {
             per_image: count(config.max_concurrent_downloads),
             of_node: Semaphore::new(count(config.max_node_downloads)),
         };
-        Self { store, registry, flights: Flights::default(), turns: layer::Turns::default(), downloads }
+        Self {
+            store,
+            registry,
+            flights: Flights::default(),
+            turns: layer::Turns::default(),
+            downloads,
+            pulls: Pulls::default(),
+        }
     }
 
     /// Pulls an image, or joins a pull of the same that is under way. Dropping the future leaves it; once everybody has,
@@ -120,6 +129,11 @@ impl Images {
                 deadline.limit(seat.wait(progress)).await.map_err(|e| e.context(format!("pull of {name}")))?
             }
         }
+    }
+
+    /// What is counted of pulls.
+    pub(crate) fn pulls(&self) -> &Pulls {
+        &self.pulls
     }
 
     /// What images are pulled from and pushed to.

@@ -60,7 +60,8 @@ impl Images {
         }
         let stream = self.registry.blob(name, &blob.digest, blob.size, auth).await?;
         let (feed, reader) = bridge();
-        let (fed, restored) = tokio::join!(pump(stream, feed), self.restore(lease, blob.clone(), reader));
+        let (fed, restored) =
+            tokio::join!(pump(stream, feed, &self.pulls), self.restore(lease, blob.clone(), reader));
         // Where the transfer failed, the reader only saw that it was given up.
         fed.and(restored)
     }

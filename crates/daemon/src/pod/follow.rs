@@ -43,6 +43,7 @@ impl Node {
             }
             match Shim::connect(pod.state_dir(), pod.id()).await {
                 Ok(Connected { shim, containers, events }) => {
+                    self.metrics.shims_reconnected.inc();
                     pod.set_shim(Some(shim));
                     self.reconcile(pod, &containers).await;
                     return Some(events);
@@ -77,6 +78,7 @@ impl Node {
             tracing::debug!(error = %e, "pod was on its way already");
             return;
         }
+        self.metrics.shims_lost.inc();
         for container in self.containers.of_pod(pod.id()) {
             let group = self.group(&container.record().cgroup);
             let killed = crate::tasks::blocking(move || {

@@ -21,6 +21,7 @@ pub(crate) mod teardown;
 pub(crate) mod userns;
 
 use crate::error::{Error, Kind, Result};
+use crate::events::Hub;
 use crate::net::Attachment;
 use crate::request::Origin;
 use crate::shim::Shim;
@@ -28,6 +29,7 @@ use record::{PodKey, PodRecord};
 use state::{Change, PodState};
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use strata_api::cri;
 use tokio::sync::{oneshot, watch};
@@ -45,6 +47,10 @@ pub(crate) struct Pod {
     /// `<state>/pods/<id>`
     state_dir: PathBuf,
     record: Mutex<PodRecord>,
+    /// Where its changes are told.
+    events: Hub,
+    /// Whether its removal is still to be told: it has been ready once.
+    shown: AtomicBool,
     shim: Mutex<Option<Arc<Shim>>>,
     /// Whether recovery has dealt with it; at once for a new pod.
     settled: watch::Sender<bool>,
@@ -107,7 +113,8 @@ impl PodInfo {
 
 impl Pod {
     /// A pod from its record.
-    pub(crate) fn new(record: PodRecord, state_dir: PathBuf, settled: bool) -> Arc<Self> {
+    pub(crate) fn new(record: PodRecord, state_dir: PathBuf, settled: bool, events: Hub) -> Arc<Self> {
+        let shown = matches!(record.state, PodState::Ready | PodState::Stopping | PodState::NotReady);
         Arc::new(Self {
             id: record.id.clone(),
             key: PodKey::of(&record.config),
@@ -117,6 +124,8 @@ impl Pod {
             created_at: record.created_at,
             state_dir,
             record: Mutex::new(record),
+            events,
+            shown: AtomicBool::new(shown),
             shim: Mutex::default(),
             settled: watch::Sender::new(settled),
             going: Mutex::default(),
@@ -204,8 +213,12 @@ impl Pod {
             .state
             .after(change)
             .map_err(|e| Error::precondition(format!("pod {}: {e}", short(&self.id))))?;
-        record.state = state;
+        let before = std::mem::replace(&mut record.state, state);
         drop(record);
+        if state == PodState::Ready {
+            self.shown.store(true, Ordering::Release);
+        }
+        self.events.pod_changed(before, || self.info(), self.origin);
         if !matches!(state, PodState::Ready) {
             self.going().cancel();
         }
@@ -213,6 +226,18 @@ impl Pod {
             *self.going.lock().unwrap_or_else(PoisonError::into_inner) = CancellationToken::new();
         }
         Ok(state)
+    }
+
+    /// Where its changes are told.
+    pub(crate) fn events(&self) -> &Hub {
+        &self.events
+    }
+
+    /// Tells once that it has gone, if anybody was told that it was there.
+    pub(crate) fn tell_deleted(&self) {
+        if self.shown.swap(false, Ordering::AcqRel) {
+            self.events.pod_deleted(&self.info());
+        }
     }
 
     /// Changes what the record says beside the state, in memory.

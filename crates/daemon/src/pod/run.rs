@@ -45,7 +45,7 @@ impl Node {
     async fn make_pod(self: &Arc<Self>, request: PodRequest) -> Result<String> {
         let record = self.new_record(&request)?;
         let state_dir = self.pod_dir(&record.id);
-        let pod = Pod::new(record, state_dir, true);
+        let pod = Pod::new(record, state_dir, true, self.events.clone());
         // Nothing is done to it before it is whole, even by somebody who has guessed its ID.
         let _alone = pod.gate.write().await;
         if let Err(other) = self.pods.insert_new(pod.clone()) {
@@ -160,7 +160,10 @@ impl Node {
         let attach = async {
             let attachment = match &network {
                 None => None,
-                Some(provider) => Some(provider.attach(attach_request(&record)?).await?),
+                Some(provider) => {
+                    let work = provider.attach(attach_request(&record)?);
+                    Some(self.metrics.networks.timed(provider.name(), "attach", work).await?)
+                }
             };
             // Recorded as ready while its shim starts: one without a shim is found out at the next start of stratad.
             pod.edit(|r| {
@@ -234,6 +237,7 @@ impl Node {
                 pause_cgroup: if shared_pid(&record.config) { pause_cgroup(&record) } else { String::new() },
                 oom_score_adj: Some(node.config.runtime.shim_oom_score_adj),
             };
+            node.metrics.shims_started.inc();
             node.spawner.spawn(own.state_dir(), &plan)
         })
         .await?;

@@ -77,8 +77,9 @@ impl Node {
             netns: record.namespaces.net.as_ref().map(PathBuf::from).filter(|p| p.exists()),
             attachment: record.network.attachment.clone(),
         };
-        provider
-            .detach(request)
+        self.metrics
+            .networks
+            .timed(provider.name(), "detach", provider.detach(request))
             .await
             .map_err(|e| e.context(format!("network of pod {}", short(&record.id))))?;
         pod.edit(|r| {
@@ -140,6 +141,7 @@ impl Node {
         for container in self.containers.of_pod(pod.id()) {
             self.forget_container(&container).await?;
         }
+        pod.tell_deleted();
         let (store, id) = (self.store.clone(), pod.id().to_owned());
         blocking(move || Ok(store.remove_pod(&id)?)).await?;
         self.pods.forget(pod.id());

@@ -1,0 +1,120 @@
+use k8s_cri::v1 as cri;
+use prost::Message;
+use std::collections::BTreeSet;
+use strata_api::cri as newer;
+use strata_e2e::node::{container, pod, test};
+use tonic::{Code, Response, Status, Streaming};
+
+/// A list of containers that no message holds.
+const COUNT: usize = 5;
+const LARGE: usize = 4 << 20;
+const MESSAGE: usize = 16 << 20;
+
+/// Everything that comes, in pieces that any client takes.
+async fn all<T: Message>(mut stream: Streaming<T>) -> Result<Response<Vec<T>>, Status> {
+    let mut all = Vec::new();
+    while let Some(piece) = stream.message().await? {
+        assert!(piece.encoded_len() < MESSAGE);
+        all.push(piece);
+    }
+    Ok(Response::new(all))
+}
+
+#[test]
+fn lists_beyond_one_message() {
+    test(|node| {
+        node.pull("busybox");
+        let mut config = pod(node, "large");
+        config.labels.insert("large".into(), "yes".into());
+        let pod_id = node.run_pod(&config);
+        let mut ids = BTreeSet::new();
+        for n in 0..COUNT {
+            let mut large = container(node, &format!("c{n}"), "exec sleep 1000");
+            large.annotations.insert("large".into(), "x".repeat(LARGE));
+            large.labels.insert("n".into(), n.to_string());
+            ids.insert(node.run_container(&pod_id, &config, &large));
+        }
+        let refused = node
+            .cri(async |mut c| c.list_containers(cri::ListContainersRequest::default()).await)
+            .unwrap_err();
+        assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+        assert!(refused.message().contains("StreamContainers"), "{refused:?}");
+        let refused = node
+            .cri(async |mut c| c.list_container_stats(cri::ListContainerStatsRequest::default()).await)
+            .unwrap_err();
+        assert!(refused.message().contains("StreamContainerStats"), "{refused:?}");
+
+        let pieces = node
+            .newest(async |mut c| {
+                all(c.stream_containers(newer::StreamContainersRequest::default()).await?.into_inner()).await
+            })
+            .unwrap();
+        let found: Vec<newer::Container> = pieces.into_iter().flat_map(|p| p.containers).collect();
+        assert_eq!(
+            (found.len(), found.iter().map(|c| c.id.clone()).collect::<BTreeSet<_>>()),
+            (COUNT, ids.clone())
+        );
+        assert!(found.iter().map(Message::encoded_len).sum::<usize>() > MESSAGE);
+        assert!(found.iter().all(|c| c.annotations["large"].len() == LARGE));
+
+        let selector = |n: &str| [("n".to_owned(), n.to_owned())].into();
+        let filter = newer::ContainerFilter { label_selector: selector("3"), ..Default::default() };
+        let request = newer::StreamContainersRequest { filter: Some(filter) };
+        let pieces =
+            node.newest(async |mut c| all(c.stream_containers(request).await?.into_inner()).await).unwrap();
+        assert_eq!((pieces.len(), pieces[0].containers.len()), (1, 1));
+        let filter = newer::ContainerFilter { label_selector: selector("none"), ..Default::default() };
+        let request = newer::StreamContainersRequest { filter: Some(filter) };
+        let pieces =
+            node.newest(async |mut c| all(c.stream_containers(request).await?.into_inner()).await).unwrap();
+        assert!(pieces.is_empty());
+
+        let pieces = node
+            .newest(async |mut c| {
+                all(c
+                    .stream_container_stats(newer::StreamContainerStatsRequest::default())
+                    .await?
+                    .into_inner())
+                .await
+            })
+            .unwrap();
+        let found: BTreeSet<String> =
+            pieces.into_iter().flat_map(|p| p.container_stats).map(|s| s.attributes.unwrap().id).collect();
+        assert_eq!(found, ids);
+        the_others(node, &pod_id);
+    });
+}
+
+/// Lists that are short here, but in pieces all the same.
+fn the_others(node: &strata_e2e::node::Node, pod_id: &str) {
+    let state = newer::PodSandboxStateValue { state: newer::PodSandboxState::SandboxReady.into() };
+    let filter = newer::PodSandboxFilter {
+        state: Some(state),
+        label_selector: [("large".to_owned(), "yes".to_owned())].into(),
+        ..Default::default()
+    };
+    let request = newer::StreamPodSandboxesRequest { filter: Some(filter) };
+    let pods =
+        node.newest(async |mut c| all(c.stream_pod_sandboxes(request).await?.into_inner()).await).unwrap();
+    assert_eq!((pods.len(), pods[0].pod_sandboxes[0].id.as_str()), (1, pod_id));
+    // One pod's stats hold those of its containers: these here would be too large for any client.
+    let small = node.run_pod(&pod(node, "small"));
+    let filter = newer::PodSandboxStatsFilter { id: small.clone(), ..Default::default() };
+    let request = newer::StreamPodSandboxStatsRequest { filter: Some(filter) };
+    let stats = node
+        .newest(async |mut c| all(c.stream_pod_sandbox_stats(request).await?.into_inner()).await)
+        .unwrap();
+    assert_eq!((stats.len(), stats[0].pod_sandbox_stats.len()), (1, 1));
+    assert_eq!(stats[0].pod_sandbox_stats[0].attributes.as_ref().unwrap().id, small);
+    let request = newer::StreamPodSandboxMetricsRequest {};
+    let metrics = node
+        .newest(async |mut c| all(c.stream_pod_sandbox_metrics(request).await?.into_inner()).await)
+        .unwrap();
+    let found =
+        metrics.iter().flat_map(|p| &p.pod_sandbox_metrics).find(|m| m.pod_sandbox_id == pod_id).unwrap();
+    assert_eq!(found.container_metrics.len(), COUNT);
+    let whole = node
+        .cri(async |mut c| c.list_pod_sandbox_metrics(cri::ListPodSandboxMetricsRequest {}).await)
+        .unwrap();
+    assert_eq!(whole.pod_metrics.len(), 2);
+}
