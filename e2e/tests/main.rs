@@ -17,5 +17,6 @@ mod reboot;
 mod registry;
 mod security;
 mod space;
+mod streaming;
 mod terminal;
 mod walk;

@@ -4,6 +4,7 @@ mod handlers;
 mod limits;
 mod metrics;
 mod registry;
+mod streaming;
 
 pub(crate) use handlers::{Handler, HandlerNetwork, Handlers, STRATA, SeccompDefault};
 pub(crate) use limits::Limits;
@@ -11,6 +12,7 @@ pub(crate) use metrics::{Metrics, MetricsAddress};
 #[cfg(test)]
 pub(crate) use registry::Seconds;
 pub(crate) use registry::{Auth, Registry};
+pub(crate) use streaming::Streaming;
 
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -38,6 +40,8 @@ pub(crate) struct Config {
     pub(crate) cgroup: Cgroup,
     /// Shims and containers.
     pub(crate) runtime: Runtime,
+    /// The server of Exec, Attach and PortForward.
+    pub(crate) streaming: Streaming,
     /// The image store.
     pub(crate) store: StoreOptions,
     /// Bounds.
@@ -152,6 +156,7 @@ impl Default for Config {
             network: Network::default(),
             cgroup: Cgroup::default(),
             runtime: Runtime::default(),
+            streaming: Streaming::default(),
             store: StoreOptions::default(),
             limits: Limits::default(),
             metrics: Metrics::default(),
@@ -293,6 +298,7 @@ impl Config {
         self.limits.check()?;
         self.registry.check()?;
         self.metrics.parse().map_err(|why| bad("metrics.address", &self.metrics.address, why))?;
+        self.streaming.check()?;
         if tracing_subscriber::EnvFilter::try_new(&self.log.level).is_err() {
             return Err(bad(
                 "log.level",

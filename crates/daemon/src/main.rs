@@ -24,6 +24,7 @@ mod registry;
 mod request;
 mod server;
 mod shim;
+mod streaming;
 mod tasks;
 mod usage;
 

@@ -19,6 +19,7 @@ use crate::pod::{Pod, PodInfo, Pods};
 use crate::registry;
 use crate::request::{ContainerRequest, PodRequest};
 use crate::shim::Spawner;
+use crate::streaming::Streaming;
 use crate::tasks::Flights;
 use crate::usage::rates::Rates;
 use std::collections::BTreeSet;
@@ -52,6 +53,8 @@ pub(crate) struct Node {
     pub(crate) spawner: Spawner,
     /// Compiled seccomp filters.
     pub(crate) filters: Filters,
+    /// Exec, Attach and PortForward.
+    pub(crate) streaming: Streaming,
     /// User databases of images.
     pub(crate) users: user::Known,
     /// This daemon's capability bounding set: what containers can have at most.
@@ -98,6 +101,7 @@ impl Node {
             spawner: Spawner::new(&config.runtime.shim)?,
             bounding: strata_sys::caps::bounding().map_err(|e| Error::internal(e.to_string()))?,
             boot_id: boot_id.trim().to_owned(),
+            streaming: Streaming::open(&config.streaming)?,
             store,
             images,
             cgroups,

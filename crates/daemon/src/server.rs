@@ -29,6 +29,7 @@ const GRACE: Duration = Duration::from_secs(3);
 pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {
     let path = node.config.socket.clone();
     let listener = listen(&path)?;
+    crate::streaming::serve(&node)?;
     let runtime = RuntimeServiceServer::new(RuntimeService::new(node.clone()))
         .max_decoding_message_size(MAX_MESSAGE)
         .max_encoding_message_size(MAX_MESSAGE);

@@ -6,10 +6,10 @@ use super::plan::{command, databases, user};
 use crate::error::{Error, Kind, Result};
 use crate::ids::new_id;
 use crate::node::Node;
-use crate::pod::{short, userns};
+use crate::pod::{ExecEnd, short, userns};
 use crate::request::ExecRequest;
 use crate::tasks::blocking;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,6 +18,7 @@ use strata_sys::path::Root;
 use strata_wire::{ExecPlan, Reply, Request};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
+use tokio::sync::oneshot;
 
 /// How long output may go on after the process has ended: something it left behind may hold the pipes.
 const DRAIN: Duration = Duration::from_secs(1);
@@ -108,15 +109,36 @@ impl Node {
         })
     }
 
+    /// Begins an exec: its end, and with a terminal that terminal's master. Without one, `fds` are the process's stdin,
+    /// stdout and stderr.
+    pub(crate) async fn exec_begin(
+        self: &Arc<Self>,
+        id: &str,
+        request: ExecRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(oneshot::Receiver<ExecEnd>, Vec<OwnedFd>)> {
+        let container = self.find_container(id)?;
+        let (_, plan) = self.exec_plan(id, request).await?;
+        let pod = container.pod();
+        let shim = pod.need_shim()?;
+        let exec_id = plan.exec_id.clone();
+        let program = plan.process.args.first().cloned().unwrap_or_default();
+        let ended = pod.expect_exec(&exec_id);
+        match shim.call_with(Request::Exec(Box::new(plan)), fds, BEGIN).await {
+            Ok((Reply::ExecStarted { .. }, fds)) => Ok((ended, fds)),
+            Ok((other, _)) => Err(Error::internal(format!("the shim answered an exec with {other:?}"))),
+            Err(e) => {
+                pod.exec_ended(&exec_id, None);
+                Err(Error::from(e).context(format!("exec {program:?} in container {}", short(container.id()))))
+            }
+        }
+    }
+
     /// Runs a process in a container and waits for its end and its output (CRI ExecSync).
     pub(crate) async fn exec_sync(self: &Arc<Self>, id: &str, request: ExecRequest) -> Result<ExecOutput> {
         let timeout_ms = request.timeout_ms;
         let container = self.find_container(id)?;
-        let (_, plan) = self.exec_plan(id, request).await?;
-        let pod = container.pod().clone();
-        let shim = pod.need_shim()?;
-        let exec_id = plan.exec_id.clone();
-        let program = plan.process.args.first().cloned().unwrap_or_default();
+        let program = request.command.first().cloned().unwrap_or_default();
         let (stdout, stdout_end) = pipe_pair()?;
         let (stderr, stderr_end) = pipe_pair()?;
         let null = rustix::fs::open(
@@ -125,22 +147,10 @@ impl Node {
             rustix::fs::Mode::empty(),
         )
         .map_err(|e| Error::internal(format!("open(/dev/null): {e}")))?;
-        let ended = pod.expect_exec(&exec_id);
         let fds = [null.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
-        let begun = shim.call_with(Request::Exec(Box::new(plan)), &fds, BEGIN).await;
+        let (ended, _) = self.exec_begin(id, request, &fds).await?;
         // Only the process holds these ends now, so that its end is the output's.
         drop((null, stdout_end, stderr_end));
-        match begun {
-            Ok((Reply::ExecStarted { .. }, _)) => {}
-            Ok((other, _)) => {
-                return Err(Error::internal(format!("the shim answered an exec with {other:?}")));
-            }
-            Err(e) => {
-                pod.exec_ended(&exec_id, None);
-                return Err(Error::from(e)
-                    .context(format!("exec {program:?} in container {}", short(container.id()))));
-            }
-        }
         let limit = self.config.limits.exec_sync_output;
         let (out, err) = (Collected::default(), Collected::default());
         let reading = tokio::spawn(out.clone().read(stdout, limit));

@@ -2,8 +2,8 @@
 //! to see.
 //!
 //! * `image`: ImageService.
-//! * `runtime`: RuntimeService; `pods`, `containers`, `resources`, `stats`, `pod_metrics`, `events`, `lists`, `status`: what its
-//!   answers say.
+//! * `runtime`: RuntimeService; `pods`, `containers`, `resources`, `stats`, `pod_metrics`, `events`, `lists`, `status`,
+//!   `streaming`: what its answers say.
 
 mod containers;
 mod events;
@@ -15,6 +15,7 @@ mod resources;
 pub(crate) mod runtime;
 mod stats;
 mod status;
+mod streaming;
 
 use crate::error::{Error, Kind, Result};
 use std::collections::HashMap;

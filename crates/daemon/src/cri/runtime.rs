@@ -1,6 +1,8 @@
 //! RuntimeService.
 
-use super::{containers, events, gone_is_fine, lists, pod_metrics, pods, resources, stats, status, unbuilt};
+use super::{
+    containers, events, gone_is_fine, lists, pod_metrics, pods, resources, stats, status, streaming, unbuilt,
+};
 use crate::container::exec;
 use crate::error::Error;
 use crate::node::Node;
@@ -30,9 +32,6 @@ impl RuntimeService {
 
 type Answer<T> = Result<Response<T>, Status>;
 type Stream<T> = BoxStream<'static, Result<T, Status>>;
-
-const STREAMING: &str =
-    "there is no streaming server; use ExecSync, or `strata exec` and `strata attach` on the node";
 
 #[tonic::async_trait]
 impl Service for RuntimeService {
@@ -209,16 +208,16 @@ impl Service for RuntimeService {
         Ok(Response::new(ExecSyncResponse { stdout, stderr, exit_code: output.exit_code }))
     }
 
-    async fn exec(&self, _: Request<ExecRequest>) -> Answer<ExecResponse> {
-        Err(unbuilt("Exec", STREAMING))
+    async fn exec(&self, request: Request<ExecRequest>) -> Answer<ExecResponse> {
+        Ok(Response::new(streaming::exec(&self.node, request.into_inner()).await?))
     }
 
-    async fn attach(&self, _: Request<AttachRequest>) -> Answer<AttachResponse> {
-        Err(unbuilt("Attach", STREAMING))
+    async fn attach(&self, request: Request<AttachRequest>) -> Answer<AttachResponse> {
+        Ok(Response::new(streaming::attach(&self.node, request.into_inner()).await?))
     }
 
-    async fn port_forward(&self, _: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
-        Err(unbuilt("PortForward", STREAMING))
+    async fn port_forward(&self, request: Request<PortForwardRequest>) -> Answer<PortForwardResponse> {
+        Ok(Response::new(streaming::port_forward(&self.node, request.into_inner()).await?))
     }
 
     async fn container_stats(
