@@ -123,8 +123,8 @@ fn image_volumes_that_make_no_sense_are_refused() {
         let mut both = volume("/x", &data, "");
         both["host_path"] = json!("/tmp");
         for (n, (mount, why)) in [
-            (volume("/x", &data, "no/such"), "has no \"no/such\""),
-            (volume("/x", &data, "etc/conf/low/x"), "has no"),
+            (volume("/x", &data, "no/such"), "the image has no"),
+            (volume("/x", &data, "etc/conf/low/x"), "the image has no"),
             (volume("/x", &data, "outside"), "leads out"),
             (volume("/x", &data, "above"), "leads out"),
             (volume("/x", &data, "../etc"), ".."),

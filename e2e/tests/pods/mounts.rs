@@ -4,7 +4,7 @@ use super::{refused, sleeper};
 use k8s_cri::v1::{self as cri, MountPropagation};
 use nix::mount::{MntFlags, MsFlags};
 use std::path::{Path, PathBuf};
-use strata_e2e::node::{Node, pod, security, test};
+use strata_e2e::node::{Node, security, test};
 use tonic::Code;
 
 /// A directory of the host that is a mount of its own, gone when this is.
