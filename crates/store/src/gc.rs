@@ -5,7 +5,7 @@
 
 use crate::blob;
 use crate::error::{Error, Result};
-use crate::index::Inner;
+use crate::index::{ContainerUse, Inner};
 use crate::record::RefRecord;
 use crate::store::Store;
 use std::collections::HashSet;
@@ -74,7 +74,7 @@ impl<'a> Needed<'a> {
             needed.layers.extend(r.layer_keys());
             needed.blobs.extend(r.blobs());
         }
-        needed.layers.extend(inner.containers.values().flat_map(|c| c.keys()).map(String::as_str));
+        needed.layers.extend(inner.containers.values().flat_map(ContainerUse::keys).map(String::as_str));
         for held in inner.leases.values() {
             needed.layers.extend(held.layers.iter().map(String::as_str));
             needed.blobs.extend(&held.blobs);

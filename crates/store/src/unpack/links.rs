@@ -88,23 +88,23 @@ impl Unpacker<'_> {
             }
         };
         self.clear(path, name)?;
-        self.link_up(at, path.to_vec())
+        self.link_up(at, path)
     }
 
     /// Makes a name of a file that was brought up.
-    fn link_up(&mut self, at: usize, path: Vec<u8>) -> Result<()> {
-        let dir = self.parent_fd(&path)?;
+    fn link_up(&mut self, at: usize, path: &[u8]) -> Result<()> {
+        let dir = self.parent_fd(path)?;
         let (Some(file), Some(below)) = (self.brought_up.get_mut(at), &self.below) else { return Ok(()) };
-        link(&below.side, file.side_name.as_bytes(), dir, name_of(&path))?;
+        link(&below.side, file.side_name.as_bytes(), dir, name_of(path))?;
         let known = (file.group > 0).then(|| self.tree.name_in(file.group)).flatten().cloned();
         if let Some(first) = known {
             let meta = self.tree.meta(&first).unwrap_or_default();
-            self.tree.link(&path, &first, &meta);
+            self.tree.link(path, &first, &meta);
             return Ok(());
         }
         let meta = copy::meta_of(&below.side, file.side_name.as_bytes(), &file.stat)?;
-        self.tree.insert(&path, &meta);
-        file.group = self.tree.group_of(&path);
+        self.tree.insert(path, &meta);
+        file.group = self.tree.group_of(path);
         Ok(())
     }
 
@@ -121,7 +121,7 @@ impl Unpacker<'_> {
             if self.tree.name_in(file.group).is_some() {
                 let alone = || vec![file.target.clone()];
                 for name in names.remove(&(file.stat.st_dev, file.stat.st_ino)).unwrap_or_else(alone) {
-                    self.bring_up(at, name)?;
+                    self.bring_up(at, &name)?;
                 }
             }
             if let (Some(file), Some(below)) = (self.brought_up.get(at), &self.below) {
@@ -131,16 +131,16 @@ impl Unpacker<'_> {
         Ok(())
     }
 
-    fn bring_up(&mut self, at: usize, name: Vec<u8>) -> Result<()> {
+    fn bring_up(&mut self, at: usize, name: &[u8]) -> Result<()> {
         let Some(below) = &self.below else { return Ok(()) };
         let replaced = |end: usize| !matches!(self.tree.get(&name[..end]), None | Some(Node::Dir { .. }));
-        if below.hides(&name)
-            || self.tree.get(&name).is_some()
-            || tree::prefix_ends(&name).into_iter().any(replaced)
+        if below.hides(name)
+            || self.tree.get(name).is_some()
+            || tree::prefix_ends(name).into_iter().any(replaced)
         {
             return Ok(());
         }
-        self.ensure_dir(parent_of(&name))?;
+        self.ensure_dir(parent_of(name))?;
         self.link_up(at, name)
     }
 }
