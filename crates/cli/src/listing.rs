@@ -14,6 +14,23 @@ pub(crate) fn print(format: Option<&str>, columns: &[Column], lines: &[Value]) -
     Output::Stdout.bytes(text(format, columns, lines)?.as_bytes())
 }
 
+/// Columns with one for RuntimeClass handlers at the end, if anything has another than the built-in one.
+pub(crate) fn with_handlers<'a>(
+    columns: &[Column],
+    handlers: impl IntoIterator<Item = &'a str>,
+) -> Vec<Column> {
+    let mut all = columns.to_vec();
+    if handlers.into_iter().any(|h| !matches!(h, "" | "strata")) {
+        all.push(("RUNTIME", "Runtime"));
+    }
+    all
+}
+
+/// The handler's name as it is shown.
+pub(crate) fn handler(name: &str) -> &str {
+    if name.is_empty() { "strata" } else { name }
+}
+
 /// As [`print`], to a string.
 pub(crate) fn text(format: Option<&str>, columns: &[Column], lines: &[Value]) -> Result<String> {
     match format {
@@ -82,6 +99,12 @@ mod tests {
     use serde_json::json;
 
     const COLUMNS: [Column; 2] = [("IMAGE ID", "ID"), ("SIZE", "Size")];
+
+    #[test]
+    fn handlers_are_shown_where_there_is_more_than_one() {
+        assert_eq!(with_handlers(&COLUMNS, ["", "strata"]), COLUMNS);
+        assert_eq!(with_handlers(&COLUMNS, ["", "locked"]).last(), Some(&("RUNTIME", "Runtime")));
+    }
 
     #[test]
     fn every_format_shows_the_same_lines() {

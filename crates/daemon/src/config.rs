@@ -6,7 +6,7 @@ mod metrics;
 mod registry;
 mod streaming;
 
-pub(crate) use handlers::{Handler, HandlerNetwork, Handlers, STRATA, SeccompDefault};
+pub(crate) use handlers::{Handler, HandlerNetwork, Handlers, STRATA, SeccompDefault, UserIds};
 pub(crate) use limits::Limits;
 pub(crate) use metrics::{Metrics, MetricsAddress};
 #[cfg(test)]

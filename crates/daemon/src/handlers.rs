@@ -3,6 +3,10 @@
 //! A pod keeps what its handler said when it was made ([`PodRecord::defaults`](crate::pod::record::PodRecord)), so that one
 //! whose handler has gone from the configuration goes on as it began.
 
+mod users;
+
+pub(crate) use users::{container_leaves_it, mapped_mounts};
+
 use crate::config::{Handler, HandlerNetwork, Handlers, STRATA, SeccompDefault};
 use crate::container::plan::security::Choice;
 use crate::error::{Error, Result};

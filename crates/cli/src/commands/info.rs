@@ -46,6 +46,7 @@ fn text(i: &InfoResponse) -> String {
         format!(" Pods: {}\n Images: {}\n Layers: {}", i.pods, i.images, i.layers),
         format!(" Server Version: {}", i.version),
         format!(" Network: {} ({ready})", i.network),
+        format!(" Runtimes: {}", i.handlers.join(" ")),
         format!(" Cgroup Driver: {}\n Cgroup Mode: {}", i.cgroup_driver, i.cgroup_mode),
         format!(" Kernel Version: {}\n Operating System: {}", i.kernel, i.operating_system),
         format!(" Architecture: {}\n CPUs: {}", i.architecture, i.cpus),
@@ -75,6 +76,7 @@ fn value(i: &InfoResponse) -> Value {
         "RootDir": i.root,
         "StateDir": i.state,
         "Pid": i.pid,
+        "Runtimes": i.handlers,
         "Warnings": i.warnings,
     })
 }

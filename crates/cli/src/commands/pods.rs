@@ -55,9 +55,11 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
             "IPs": p.ips.join(","),
             "CreatedSince": when::ago(p.created_at, now),
             "CreatedAt": when::local(p.created_at),
+            "Runtime": listing::handler(&p.handler),
         })
     };
     let lines: Vec<Value> = pods.iter().map(line).collect();
-    listing::print(args.format.as_deref(), &COLUMNS, &lines)?;
+    let columns = listing::with_handlers(&COLUMNS, pods.iter().map(|p| p.handler.as_str()));
+    listing::print(args.format.as_deref(), &columns, &lines)?;
     Ok(0)
 }

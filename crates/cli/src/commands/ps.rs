@@ -73,7 +73,8 @@ pub(crate) async fn run(args: &Args, context: &Context) -> Result<i32> {
     let now = Timestamp::now();
     let lines: Vec<Value> = containers.iter().map(|c| line(c, args.no_trunc, now)).collect();
     let columns = if args.size { &COLUMNS[..] } else { &COLUMNS[..7] };
-    listing::print(args.format.as_deref(), columns, &lines)?;
+    let columns = listing::with_handlers(columns, containers.iter().map(|c| c.handler.as_str()));
+    listing::print(args.format.as_deref(), &columns, &lines)?;
     Ok(0)
 }
 
@@ -93,6 +94,7 @@ pub(super) fn line(c: &Container, whole: bool, now: Timestamp) -> Value {
         "Names": c.name,
         "Labels": labels.join(","),
         "PodID": if whole { c.pod_id.clone() } else { short_id(&c.pod_id) },
+        "Runtime": listing::handler(&c.handler),
         "Size": format!(
             "{} (virtual {})",
             units::short_size(c.size_rw),

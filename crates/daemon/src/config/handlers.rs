@@ -26,6 +26,20 @@ pub(crate) struct Handler {
     pub(crate) cgroup_parent: String,
     /// The most processes and threads of one container; 0: no limit of its own.
     pub(crate) pids_limit: u32,
+    /// A user namespace for each pod that asks for none.
+    pub(crate) user_namespace: Option<UserIds>,
+}
+
+/// IDs of the node that pods' user namespaces map.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct UserIds {
+    /// The first one, of users and of groups.
+    pub(crate) first_id: u32,
+    /// How many each pod gets.
+    pub(crate) ids_per_pod: u32,
+    /// For how many pods there are.
+    pub(crate) pods: u32,
 }
 
 impl Default for Handler {
@@ -36,6 +50,7 @@ impl Default for Handler {
             network: HandlerNetwork::Default,
             cgroup_parent: String::new(),
             pids_limit: 0,
+            user_namespace: None,
         }
     }
 }
@@ -110,6 +125,15 @@ pub(super) fn check(handlers: &Handlers) -> Result<(), ConfigError> {
                 "must be an absolute path such as \"/sandboxed\", without dots, and not the root itself";
             return Err(bad("runtime.handlers", value, why));
         }
+        if let Some(ids) = handler.user_namespace {
+            let end = u64::from(ids.first_id) + u64::from(ids.ids_per_pod) * u64::from(ids.pods);
+            if ids.first_id == 0 || ids.ids_per_pod == 0 || ids.pods == 0 || end > u64::from(u32::MAX) {
+                let value = format!("{name}: user_namespace = {ids:?}");
+                let why =
+                    "first_id, ids_per_pod and pods must be more than 0, and the last ID at most 4294967294";
+                return Err(bad("runtime.handlers", value, why));
+            }
+        }
     }
     Ok(())
 }
@@ -136,7 +160,8 @@ mod tests {
     #[test]
     fn a_table_changes_what_it_names() {
         let text = "[runtime.handlers.locked]\nseccomp = \"localhost/strict.json\"\nprivileged = false\n\
-                    network = \"none\"\ncgroup_parent = \"/locked\"\npids_limit = 64\n[runtime.handlers.plain]\n";
+                    network = \"none\"\ncgroup_parent = \"/locked\"\npids_limit = 64\n\
+                    user_namespace = { first_id = 1000000, ids_per_pod = 65536, pods = 9 }\n[runtime.handlers.plain]\n";
         let handlers = parse(text).unwrap().runtime.handlers;
         let locked = Handler {
             seccomp: SeccompDefault::File("strict.json".into()),
@@ -144,6 +169,7 @@ mod tests {
             network: HandlerNetwork::None,
             cgroup_parent: "/locked".into(),
             pids_limit: 64,
+            user_namespace: Some(UserIds { first_id: 1_000_000, ids_per_pod: 65_536, pods: 9 }),
         };
         assert_eq!(handlers["locked"], locked);
         assert_eq!(handlers["plain"], Handler::default());
@@ -161,6 +187,14 @@ mod tests {
             ("[runtime.handlers.a]\nnetwork = \"host\"\n", "network"),
             ("[runtime.handlers.a]\npids_limit = -1\n", "pids_limit"),
             ("[runtime.handlers.a]\ncgroup_parent = \"/a/../b\"\n", "cgroup_parent"),
+            (
+                "[runtime.handlers.a]\nuser_namespace = { first_id = 0, ids_per_pod = 1, pods = 1 }\n",
+                "first_id",
+            ),
+            (
+                "[runtime.handlers.a]\nuser_namespace = { first_id = 1, ids_per_pod = 65536, pods = 65536 }\n",
+                "4294967294",
+            ),
             ("[runtime.handlers.A_b]\n", "A_b"),
             ("[runtime.handlers.\"\"]\n", "runtime.handlers"),
         ] {

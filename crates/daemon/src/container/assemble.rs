@@ -7,6 +7,7 @@ use super::plan::{caps, databases, devices, image_defaults, resources, security}
 use super::record::{ContainerRecord, ProcessRecord, VERSION};
 use crate::cdi;
 use crate::error::{Error, Result};
+use crate::handlers;
 use crate::ids::now;
 use crate::node::Node;
 use crate::pod::run::namespace_options;
@@ -122,8 +123,12 @@ impl Node {
         let context = security_context(config);
         check(pod, &context)?;
         let text = |p: &Path| p.to_string_lossy().into_owned();
+        let mounts = match pod.record().asked {
+            Some(_) => handlers::mapped_mounts(&config.mounts, pod.config()),
+            None => config.mounts.clone(),
+        };
         let wanted = Wanted {
-            mounts: &config.mounts,
+            mounts: &mounts,
             tmpfs: &record.extras.tmpfs,
             images: &self.store.mounted_images(&record.id)?,
             volumes: &record.volumes,
@@ -306,7 +311,9 @@ fn pid_mode(context: &cri::LinuxContainerSecurityContext) -> PidMode {
 /// Refuses what is not built, and what the pod does not allow.
 fn check(pod: &Pod, context: &cri::LinuxContainerSecurityContext) -> Result<()> {
     security::check_modules(context)?;
-    userns::check_container(pod.config(), context)?;
+    if pod.record().asked.is_none() || !handlers::container_leaves_it(context) {
+        userns::check_container(pod.config(), context)?;
+    }
     let of_pod = pod.config().linux.as_ref().and_then(|l| l.security_context.as_ref());
     if context.privileged && pod.origin() == Origin::Kubernetes && !of_pod.is_some_and(|c| c.privileged) {
         return Err(Error::precondition(

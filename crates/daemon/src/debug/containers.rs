@@ -169,6 +169,7 @@ fn container(node: &Node, info: &ContainerInfo) -> debug::Container {
         reason: exit.reason,
         tty: record.config.tty,
         pid: live.pid,
+        handler: node.pods.get(&record.pod_id).map(|p| p.info().handler).unwrap_or_default(),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a container asked of its host and got from it: Docker's `HostConfig` and `NetworkSettings`.
 
+use crate::config::STRATA;
 use crate::container::ContainerInfo;
 use crate::net::Attachment;
 use crate::pod::PodInfo;
@@ -47,7 +48,7 @@ pub(super) fn host_config(info: &ContainerInfo, pod: &PodInfo, network: NetworkM
         "PidsLimit": if extras.pids_limit > 0 { json!(extras.pids_limit) } else { Value::Null },
         "Ulimits": ulimits,
         "CgroupParent": pod.cgroup_parent,
-        "Runtime": "strata",
+        "Runtime": if pod.handler.is_empty() { STRATA } else { &pod.handler },
         "MaskedPaths": context.masked_paths,
         "ReadonlyPaths": context.readonly_paths,
     });

@@ -36,6 +36,11 @@ pub(super) fn info(node: &Node) -> Result<debug::InfoResponse> {
         operating_system: os_release(&std::fs::read_to_string("/etc/os-release").unwrap_or_default()),
         architecture: kernel.machine().to_string_lossy().into_owned(),
         pid: i32::try_from(std::process::id()).unwrap_or(0),
+        handlers: crate::handlers::names(&node.config.runtime.handlers)
+            .into_iter()
+            .filter(|n| !n.is_empty())
+            .map(str::to_owned)
+            .collect(),
     })
 }
 
@@ -73,6 +78,7 @@ pub(super) fn pods(node: &Node) -> debug::ListPodsResponse {
             uid: metadata.uid,
             attempt: metadata.attempt,
             id: pod.id,
+            handler: pod.handler,
         }
     });
     debug::ListPodsResponse { pods: pods.collect() }

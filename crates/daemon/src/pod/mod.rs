@@ -301,6 +301,8 @@ pub(crate) fn short(id: &str) -> &str {
 /// All pods, those being discarded included.
 #[derive(Debug, Default)]
 pub(crate) struct Pods {
+    /// Held from the choice of a pod's IDs until it is known.
+    pub(crate) choosing: tokio::sync::Mutex<()>,
     by_id: RwLock<HashMap<String, Arc<Pod>>>,
 }
 

@@ -34,10 +34,13 @@ pub(crate) struct PodRecord {
     /// The RuntimeClass handler it was asked with.
     pub(crate) handler: String,
     /// What that handler said when the pod was made.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "known")]
     pub(crate) defaults: Handler,
-    /// What was asked for.
+    /// What was asked for, with the user namespace that the handler gave.
     pub(crate) config: cri::PodSandboxConfig,
+    /// What was asked for, if that is something else.
+    #[serde(default)]
+    pub(crate) asked: Option<cri::PodSandboxConfig>,
     /// When, in nanoseconds since 1970.
     pub(crate) created_at: i64,
     /// The boot during which it was last brought up.
@@ -70,11 +73,20 @@ pub(crate) struct PodNetwork {
     pub(crate) attachment: Option<Attachment>,
 }
 
+/// A handler's settings, as far as this release knows them: the configuration refuses others, a record must not.
+fn known<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Handler, D::Error> {
+    use serde::de::Error;
+    let mut kept = serde_json::Map::deserialize(deserializer)?;
+    let own = serde_json::to_value(Handler::default()).map_err(D::Error::custom)?;
+    kept.retain(|key, _| own.get(key).is_some());
+    serde_json::from_value(kept.into()).map_err(D::Error::custom)
+}
+
 impl PodRecord {
     /// What the pod was asked for with.
     pub(crate) fn request(&self) -> PodRequest {
         PodRequest {
-            config: self.config.clone(),
+            config: self.asked.as_ref().unwrap_or(&self.config).clone(),
             handler: self.handler.clone(),
             origin: self.origin,
             network: self.network.mode,

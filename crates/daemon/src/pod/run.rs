@@ -43,12 +43,16 @@ impl Node {
     }
 
     async fn make_pod(self: &Arc<Self>, request: PodRequest) -> Result<String> {
+        // Nobody else gets the same IDs.
+        let choosing = self.pods.choosing.lock().await;
         let record = self.new_record(&request)?;
         let state_dir = self.pod_dir(&record.id);
         let pod = Pod::new(record, state_dir, true, self.events.clone());
         // Nothing is done to it before it is whole, even by somebody who has guessed its ID.
         let _alone = pod.gate.write().await;
-        if let Err(other) = self.pods.insert_new(pod.clone()) {
+        let inserted = self.pods.insert_new(pod.clone());
+        drop(choosing);
+        if let Err(other) = inserted {
             return if other.state() == PodState::Ready && other.record().request() == request {
                 Ok(other.id().to_owned())
             } else {
@@ -82,8 +86,10 @@ impl Node {
     fn new_record(&self, request: &PodRequest) -> Result<PodRecord> {
         let id = new_id()?;
         let defaults = self.defaults(request)?;
-        let linux = request.config.linux.clone().unwrap_or_default();
-        let options = namespace_options(&request.config);
+        let mapped = self.with_users(request, defaults.user_namespace)?;
+        let config = mapped.as_ref().unwrap_or(&request.config).clone();
+        let linux = config.linux.clone().unwrap_or_default();
+        let options = namespace_options(&config);
         let host_network = request.network == NetworkMode::Host
             || (request.network == NetworkMode::Cri && options.network() == cri::NamespaceMode::Node);
         let given = linux.cgroup_parent.trim_end_matches('/');
@@ -95,7 +101,7 @@ impl Node {
             net: (!host_network).then(|| self.config.network.netns_dir.join(format!("strata-{id}"))),
             ipc: (options.ipc() != cri::NamespaceMode::Node).then(|| dir.join("ipc")),
             uts: (!host_network).then(|| (dir.join("uts"), String::new())),
-            user: userns::of_pod(&request.config)?.map(|ids| (dir.join("user"), ids)),
+            user: userns::of_pod(&config)?.map(|ids| (dir.join("user"), ids)),
             sysctls: Sysctls::default(),
         };
         let provider = match request.network {
@@ -110,7 +116,8 @@ impl Node {
             origin: request.origin,
             handler: request.handler.clone(),
             defaults,
-            config: request.config.clone(),
+            asked: mapped.map(|_| request.config.clone()),
+            config,
             created_at: now(),
             boot_id: self.boot_id.clone(),
             state: PodState::Creating,
