@@ -76,10 +76,11 @@ fn make_here(wanted: &Wanted) -> Result<()> {
     if wanted.net.is_some() {
         loopback_up()?;
     }
+    wanted.sysctls.apply_net()?;
     if let Some((_, ids)) = &wanted.user {
         become_root_of(*ids)?;
     }
-    wanted.sysctls.apply()
+    wanted.sysctls.apply_ipc()
 }
 
 /// Makes a user namespace and the others in it, pins them all, and enters the others. Whoever has threads can enter no user
@@ -105,7 +106,7 @@ fn hold(pins: &[(NsKind, &Path)], ids: IdMap) -> Result<()> {
     Ok(())
 }
 
-/// Parameters of a namespace belong to the root of the user namespace that owns it; not even the node's may write those of IPC.
+/// Parameters of an IPC namespace belong to the root of the user namespace that owns it; not even the node's may write them.
 fn become_root_of(ids: IdMap) -> Result<()> {
     use rustix::fs::{Gid, Uid};
     let (uid, gid) = (Uid::from_raw(ids.uids.outside), Gid::from_raw(ids.gids.outside));

@@ -96,14 +96,23 @@ impl Sysctls {
         self
     }
 
-    /// Writes them for this thread's namespaces.
-    pub(crate) fn apply(&self) -> Result<()> {
+    /// Writes those of the network, which whoever administers it may, for this thread's namespace.
+    pub(crate) fn apply_net(&self) -> Result<()> {
         for (path, value) in &self.defaults {
             if let Err(e) = std::fs::write(Path::new("/proc/sys").join(path), value) {
                 tracing::debug!(path = %path.display(), value, error = %e, "kernel parameter left as it is");
             }
         }
-        for (path, value) in &self.all {
+        self.write(|path| path.starts_with("net"))
+    }
+
+    /// Writes the others, which the root of the user namespace that owns the namespace may.
+    pub(crate) fn apply_ipc(&self) -> Result<()> {
+        self.write(|path| !path.starts_with("net"))
+    }
+
+    fn write(&self, wanted: impl Fn(&Path) -> bool) -> Result<()> {
+        for (path, value) in self.all.iter().filter(|(path, _)| wanted(path)) {
             let path = PathBuf::from("/proc/sys").join(path);
             std::fs::write(&path, value).map_err(|e| {
                 Error::invalid(format!("sysctl {} cannot be set to {value:?}: {e}", path.display()))
