@@ -87,6 +87,10 @@ pub(crate) struct Network {
     pub(crate) cni_conf_dir: PathBuf,
     /// Where CNI plugins are.
     pub(crate) cni_bin_dirs: Vec<PathBuf>,
+    /// What a network list is made from once the kubelet has said the pod CIDR; empty: none is made.
+    pub(crate) cni_conf_template: PathBuf,
+    /// How long one CNI plugin may take, in seconds.
+    pub(crate) cni_timeout: u64,
 }
 
 /// Which network Kubernetes' pods get.
@@ -178,7 +182,9 @@ impl Default for Network {
             bridge: "strata0".into(),
             netns_dir: "/run/netns".into(),
             cni_conf_dir: "/etc/cni/net.d".into(),
-            cni_bin_dirs: vec!["/opt/cni/bin".into()],
+            cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
+            cni_conf_template: PathBuf::new(),
+            cni_timeout: 60,
         }
     }
 }
@@ -267,12 +273,19 @@ impl Config {
                 return Err(bad(key, path.display(), "must be an absolute path"));
             }
         }
-        if !self.runtime.shim.as_os_str().is_empty() && !self.runtime.shim.is_absolute() {
-            return Err(bad(
-                "runtime.shim",
-                self.runtime.shim.display(),
-                "must be an absolute path or empty",
-            ));
+        for (key, path) in [
+            ("runtime.shim", &self.runtime.shim),
+            ("network.cni_conf_template", &self.network.cni_conf_template),
+        ] {
+            if !path.as_os_str().is_empty() && !path.is_absolute() {
+                return Err(bad(key, path.display(), "must be an absolute path or empty"));
+            }
+        }
+        if let Some(dir) = self.network.cni_bin_dirs.iter().find(|d| !d.is_absolute()) {
+            return Err(bad("network.cni_bin_dirs", dir.display(), "must be absolute paths"));
+        }
+        if self.network.cni_timeout == 0 {
+            return Err(bad("network.cni_timeout", 0, "must be at least 1"));
         }
         if !plain_cgroup(&self.cgroup.root) {
             let why = "must be an absolute path such as \"/strata\", without dots, and not the root itself";

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::events::Hub;
 use crate::images::Images;
 use crate::metrics::Metrics;
-use crate::net::Provider;
+use crate::net::{PodCidrs, Provider};
 use crate::net::bridge::Bridge;
 use crate::net::cni::Cni;
 use crate::pod::{Pod, PodInfo, Pods};
@@ -89,12 +89,12 @@ impl Node {
         let images =
             Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
         let cgroups = Hierarchy::detect().map_err(|e| Error::internal(e.to_string()))?;
-        let bridge: Arc<dyn Provider> = Arc::new(Bridge::new(&config.network)?);
-        let cni: Arc<dyn Provider> = Arc::new(Cni::new(config.network.cni_conf_dir.clone()));
-        let network = match config.network.cri {
-            crate::config::CriNetwork::Builtin => bridge.clone(),
-            crate::config::CriNetwork::Cni => cni.clone(),
-        };
+        let cidrs = PodCidrs::kept(&config.root);
+        let cni: Arc<dyn Provider> = Arc::new(Cni::new(&config.network, cidrs.clone()));
+        let builtin = config.network.cri == crate::config::CriNetwork::Builtin;
+        let bridge: Arc<dyn Provider> =
+            Arc::new(Bridge::new(&config.network, cidrs.as_ref().filter(|_| builtin))?);
+        let network = if builtin { bridge.clone() } else { cni.clone() };
         let boot_id = std::fs::read_to_string(&config.runtime.boot_id)
             .map_err(|e| Error::internal(format!("{}: {e}", config.runtime.boot_id.display())))?;
         let node = Arc::new(Self {

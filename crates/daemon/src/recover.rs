@@ -14,7 +14,7 @@ use crate::container::state::{Change as ContainerChange, ContainerState};
 use crate::container::{Container, Live};
 use crate::error::{Error, Result};
 use crate::ids::{is_id, now};
-use crate::net::Attachment;
+use crate::net::Held;
 use crate::node::Node;
 use crate::pod::record::{self, PodRecord};
 use crate::pod::state::{Change, PodState};
@@ -107,17 +107,21 @@ impl Node {
 
     /// Restores who has which address, before the first pod is attached.
     async fn recover_networks(&self, pods: &[Arc<Pod>]) -> Result<()> {
-        let mut live: HashMap<String, Vec<(String, Attachment)>> = HashMap::new();
+        let mut held: HashMap<String, Vec<Held>> = HashMap::new();
         for pod in pods {
             let record = pod.record();
-            if let (Some(provider), Some(attachment)) = (record.network.provider, record.network.attachment)
-                && record.boot_id == self.boot_id
-            {
-                live.entry(provider).or_default().push((record.id, attachment));
-            }
+            let Some(provider) = record.network.provider.filter(|_| record.network.owed) else { continue };
+            held.entry(provider).or_default().push(Held {
+                pod_id: record.id,
+                netns: record.namespaces.net.map(Into::into),
+                intent: record.network.intent,
+                attachment: record.network.attachment,
+                live: record.boot_id == self.boot_id,
+                ready: record.state == PodState::Ready,
+            });
         }
         for provider in [&self.bridge, &self.cni] {
-            let own = live.remove(provider.name()).unwrap_or_default();
+            let own = held.remove(provider.name()).unwrap_or_default();
             if let Err(e) = provider.recover(own).await {
                 tracing::error!(network = provider.name(), error = %e, "the network cannot be restored");
             }
@@ -182,7 +186,8 @@ impl Node {
                 if record.state == PodState::Ready {
                     tokio::spawn(self.clone().watch_pod(pod.clone(), events));
                 } else if let Err(e) = self.take_down(pod).await {
-                    tracing::warn!(pod = short(pod.id()), error = %e, "a stop that was cut off cannot be ended");
+                    tracing::warn!(pod = short(pod.id()), error = %e, "a stop that was cut off cannot be ended yet");
+                    self.stop_later(pod);
                 }
             }
             Err(e) => {
@@ -190,6 +195,10 @@ impl Node {
                     tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim is gone");
                 }
                 self.pod_lost(pod).await;
+                // Perhaps a stop was cut off. Containers that strata starts again keep what they have until then.
+                if record.origin == Origin::Kubernetes && record.network.owed {
+                    self.stop_later(pod);
+                }
             }
         }
     }
@@ -218,12 +227,15 @@ impl Node {
             self.ended(&container, exit).await;
         }
         if let Err(e) = self.take_down(pod).await {
-            tracing::warn!(pod = short(pod.id()), error = %e, "what the pod owes is still owed; stopping it tries again");
+            tracing::warn!(pod = short(pod.id()), error = %e, "what the pod owes is still owed; trying again");
         }
         let _ = pod.change(Change::Lost);
         pod.edit(|r| r.boot_id.clone_from(&self.boot_id));
         if let Err(e) = self.put_pod(pod).await {
             tracing::warn!(pod = short(pod.id()), error = %e, "the pod's record cannot be written");
+        }
+        if pod.origin() == Origin::Kubernetes && pod.record().network.owed {
+            self.stop_later(pod);
         }
     }
 

@@ -57,6 +57,9 @@ fn values_that_make_no_sense_are_refused() {
     assert!(set(|c| c.cgroup.root = "/".into()).contains("cgroup.root"));
     assert!(set(|c| c.network.subnet = "10.88.0.0".into()).contains("network.subnet"));
     assert!(set(|c| c.network.bridge = "much-too-long-a-name".into()).contains("network.bridge"));
+    assert!(set(|c| c.network.cni_bin_dirs = vec!["bin".into()]).contains("network.cni_bin_dirs"));
+    assert!(set(|c| c.network.cni_conf_template = "x".into()).contains("network.cni_conf_template"));
+    assert!(set(|c| c.network.cni_timeout = 0).contains("network.cni_timeout"));
     assert!(set(|c| c.log.level = "a=b=c".into()).contains("log.level"));
     assert!(set(|c| c.registry.auth_file = "auth.json".into()).contains("registry.auth_file"));
     let told = set(|c| {

@@ -280,16 +280,13 @@ impl Service for RuntimeService {
 
     async fn update_runtime_config(
         &self,
-        _: Request<UpdateRuntimeConfigRequest>,
+        request: Request<UpdateRuntimeConfigRequest>,
     ) -> Answer<UpdateRuntimeConfigResponse> {
-        Err(unbuilt(
-            "UpdateRuntimeConfig",
-            "no network takes a pod CIDR from the kubelet; set [network] subnet",
-        ))
+        Ok(Response::new(status::update(&self.node, request.into_inner()).await?))
     }
 
     async fn status(&self, request: Request<StatusRequest>) -> Answer<StatusResponse> {
-        Ok(Response::new(status::status(&self.node, request.into_inner().verbose)))
+        Ok(Response::new(status::status(&self.node, request.into_inner().verbose).await))
     }
 
     async fn checkpoint_container(

@@ -1,14 +1,18 @@
 //! What CRI says of the node.
 
 use super::info;
+use crate::error::Result;
 use crate::handlers;
+use crate::net::PodCidrs;
 use crate::node::Node;
 use crate::pod::userns;
+use crate::tasks::{blocking, detached};
+use std::sync::Arc;
 use strata_api::cri;
 
 /// Status: what the kubelet makes the node's readiness of.
-pub(super) fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
-    let network = node.network.status();
+pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
+    let network = node.network.status().await;
     let condition = |name: &str, ready: bool, reason: &str, message: &str| cri::RuntimeCondition {
         r#type: name.into(),
         status: ready,
@@ -51,4 +55,23 @@ pub(super) fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
         runtime_handlers: handlers::names(&node.config.runtime.handlers).into_iter().map(handler).collect(),
         features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
     }
+}
+
+/// UpdateRuntimeConfig: the addresses that the cluster has given to this node's pods. The network's answer is kept for the
+/// next stratad: the kubelet does not say it again before it restarts.
+pub(super) async fn update(
+    node: &Arc<Node>,
+    request: cri::UpdateRuntimeConfigRequest,
+) -> Result<cri::UpdateRuntimeConfigResponse> {
+    let network = request.runtime_config.and_then(|c| c.network_config).unwrap_or_default();
+    let Some(cidrs) = PodCidrs::parse(&network.pod_cidr)? else {
+        return Ok(cri::UpdateRuntimeConfigResponse {});
+    };
+    let node = node.clone();
+    detached(async move {
+        node.network.set_pod_cidr(cidrs.clone()).await?;
+        blocking(move || cidrs.keep(&node.config.root)).await?;
+        Ok(cri::UpdateRuntimeConfigResponse {})
+    })
+    .await
 }

@@ -63,7 +63,7 @@ impl debug_server::Debug for DebugService {
     type SaveImagesStream = ReceiverStream<Result<ArchiveChunk, Status>>;
 
     async fn info(&self, _: Request<InfoRequest>) -> Answer<InfoResponse> {
-        answer(system::info(&self.node))
+        answer(system::info(&self.node).await)
     }
 
     async fn login(&self, request: Request<LoginRequest>) -> Answer<LoginResponse> {

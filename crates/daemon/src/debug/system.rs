@@ -7,11 +7,11 @@ use rustix::system::{sysinfo, uname};
 use strata_api::debug;
 use strata_cgroup::Mode;
 
-pub(super) fn info(node: &Node) -> Result<debug::InfoResponse> {
+pub(super) async fn info(node: &Node) -> Result<debug::InfoResponse> {
+    let status = node.network.status().await;
     let containers = node.container_infos();
     let running = containers.iter().filter(|i| i.state() == ContainerState::Running);
     let (paused, running): (Vec<_>, Vec<_>) = running.partition(|i| i.live.paused);
-    let status = node.network.status();
     let (system, kernel) = (sysinfo(), uname());
     let path = |p: &std::path::Path| p.to_string_lossy().into_owned();
     Ok(debug::InfoResponse {

@@ -1,9 +1,10 @@
 //! Pod networks: one seam, and what is behind it.
 //!
 //! ```text
-//!                 attach(netns) ─▶ Attachment, kept in pod.json
-//!   pod/ ──────▶  detach(netns, Attachment?)        idempotent, retried until it succeeds
-//!                 recover(live attachments)         once, before the first attach
+//!                 intent() ─▶ what detaching needs  kept in pod.json before attaching begins
+//!   pod/ ──────▶  attach(netns) ─▶ Attachment       kept in pod.json
+//!                 detach(netns, intent, Attachment) idempotent, retried until it succeeds
+//!                 recover(what pods hold)           once, before the first attach
 //!                      │
 //!         ┌────────────┴─────────────┐
 //!     bridge/ (built in)         cni (the cluster's plugins)
@@ -14,13 +15,17 @@
 
 pub(crate) mod bridge;
 pub(crate) mod cni;
+pub(crate) mod podcidr;
 
 use crate::error::{Error, Result};
+pub(crate) use podcidr::PodCidrs;
 use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
+use strata_api::cri;
 
 /// Something that connects pods' network namespaces.
 pub(crate) trait Provider: Send + Sync + fmt::Debug {
@@ -28,16 +33,28 @@ pub(crate) trait Provider: Send + Sync + fmt::Debug {
     fn name(&self) -> &'static str;
 
     /// Whether pods can be attached now.
-    fn status(&self) -> NetworkStatus;
+    fn status(&self) -> BoxFuture<'_, NetworkStatus>;
 
-    /// Connects a pod. On failure nothing stays behind: no address, no interface, no rule.
+    /// What detaching the pod will need whatever has become of the configuration by then. The caller writes it durably
+    /// before it attaches the pod.
+    fn intent<'a>(&'a self, _: &'a AttachRequest) -> BoxFuture<'a, Result<Option<Intent>>> {
+        Box::pin(std::future::ready(Ok(None)))
+    }
+
+    /// Connects a pod. After a failure the caller detaches it.
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment>>;
 
     /// Disconnects a pod: success if it is not connected, or its namespace is gone.
     fn detach(&self, request: DetachRequest) -> BoxFuture<'_, Result<()>>;
 
-    /// Takes over the attachments of pods that live, as `(pod ID, attachment)`, and removes what others left behind.
-    fn recover(&self, live: Vec<(String, Attachment)>) -> BoxFuture<'_, Result<()>>;
+    /// Takes over what pods hold, and removes what others left behind.
+    fn recover(&self, held: Vec<Held>) -> BoxFuture<'_, Result<()>>;
+
+    /// Takes the addresses that the cluster has given to this node's pods.
+    ///
+    /// # Errors
+    /// If they cannot be used, or not now.
+    fn set_pod_cidr(&self, cidrs: PodCidrs) -> BoxFuture<'_, Result<()>>;
 }
 
 /// Whether a network is usable (CRI `RuntimeCondition` `NetworkReady`).
@@ -58,8 +75,28 @@ impl NetworkStatus {
     }
 }
 
-/// A pod to be connected.
+/// A provider's own notes, as JSON in pod.json.
+pub(crate) type Intent = serde_json::Value;
+
+/// What a pod holds of a network, as its record says.
 #[derive(Clone, Debug)]
+pub(crate) struct Held {
+    /// The pod's ID.
+    pub(crate) pod_id: String,
+    /// Where its network namespace is pinned.
+    pub(crate) netns: Option<PathBuf>,
+    /// What its provider noted before it attached it.
+    pub(crate) intent: Option<Intent>,
+    /// What attaching answered; `None` if it never came that far.
+    pub(crate) attachment: Option<Attachment>,
+    /// Whether it was attached during this boot.
+    pub(crate) live: bool,
+    /// Whether it was up when the daemon ended.
+    pub(crate) ready: bool,
+}
+
+/// A pod to be connected.
+#[derive(Clone, Debug, Default)]
 pub(crate) struct AttachRequest {
     /// The pod's ID, 64 hex digits.
     pub(crate) pod_id: String,
@@ -69,6 +106,10 @@ pub(crate) struct AttachRequest {
     pub(crate) netns: PathBuf,
     /// Ports of the node that lead to it.
     pub(crate) ports: Vec<PortMapping>,
+    /// What was asked for.
+    pub(crate) config: Arc<cri::PodSandboxConfig>,
+    /// What [`Provider::intent`] said.
+    pub(crate) intent: Option<Intent>,
 }
 
 /// A pod to be disconnected.
@@ -77,12 +118,9 @@ pub(crate) struct DetachRequest {
     /// The pod's ID.
     pub(crate) pod_id: String,
     /// Where its network namespace was pinned, if it was.
-    #[allow(
-        dead_code,
-        reason = "the built-in network finds its interfaces by the pod's ID; CNI plugins need it"
-    )]
     pub(crate) netns: Option<PathBuf>,
-    #[allow(dead_code, reason = "CNI plugins are given it as prevResult")]
+    /// What [`Provider::intent`] said.
+    pub(crate) intent: Option<Intent>,
     /// What attaching answered; `None` if it never came that far, or nobody knows.
     pub(crate) attachment: Option<Attachment>,
 }
@@ -111,6 +149,9 @@ pub(crate) struct Attachment {
     /// Port mappings, with the host ports that were chosen.
     #[serde(default)]
     pub(crate) ports: Vec<PortMapping>,
+    /// A CNI result as the last plugin gave it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) result: Option<serde_json::Value>,
 }
 
 /// A port of the node that leads to a pod.
@@ -218,6 +259,7 @@ mod tests {
             gateway: Some("10.88.0.1".parse().unwrap()),
             mac: "0a:58:0a:58:00:02".into(),
             ports: vec![PortMapping::parse("127.0.0.1", 8080, 80, Protocol::Tcp).unwrap()],
+            result: Some(serde_json::json!({ "cniVersion": "1.0.0" })),
         };
         let text = serde_json::to_string(&attachment).unwrap();
         assert_eq!(serde_json::from_str::<Attachment>(&text).unwrap(), attachment);

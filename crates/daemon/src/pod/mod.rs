@@ -58,6 +58,8 @@ pub(crate) struct Pod {
     going: Mutex<CancellationToken>,
     /// Execs that somebody waits for, by their ID.
     execs: Mutex<HashMap<String, oneshot::Sender<ExecEnd>>>,
+    /// Whether a stop that failed is being tried again in the background.
+    pub(crate) stopping_later: AtomicBool,
     /// Held shared while a container is made or started, alone while the pod goes up or down.
     pub(crate) gate: tokio::sync::RwLock<()>,
 }
@@ -130,6 +132,7 @@ impl Pod {
             settled: watch::Sender::new(settled),
             going: Mutex::default(),
             execs: Mutex::default(),
+            stopping_later: AtomicBool::new(false),
             gate: tokio::sync::RwLock::default(),
         })
     }

@@ -13,7 +13,7 @@
 use super::resources::PodResources;
 use super::state::PodState;
 use crate::config::Handler;
-use crate::net::Attachment;
+use crate::net::{Attachment, Intent};
 use crate::request::{NetworkMode, Origin, PodRequest};
 use serde::{Deserialize, Serialize};
 use strata_api::cri;
@@ -69,6 +69,9 @@ pub(crate) struct PodNetwork {
     pub(crate) provider: Option<String>,
     /// Whether it must be detached: set before attaching begins.
     pub(crate) owed: bool,
+    /// What its provider needs to detach it, whatever has become of the configuration by then.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) intent: Option<Intent>,
     /// What attaching answered.
     pub(crate) attachment: Option<Attachment>,
 }

@@ -128,6 +128,7 @@ impl Node {
                 mode: request.network,
                 provider: provider.map(str::to_owned),
                 owed: provider.is_some(),
+                intent: None,
                 attachment: None,
             },
             resources: PodResources::default(),
@@ -139,14 +140,19 @@ impl Node {
     pub(crate) async fn bring_up(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
         let record = pod.record();
         let network = self.provider_of(&record)?;
+        let mut request = None;
         if let Some(provider) = &network {
-            let status = provider.status();
+            let status = provider.status().await;
             if !status.ready {
                 return Err(Error::new(
                     Kind::Unavailable,
                     format!("the pod network is not ready: {}", status.message),
                 ));
             }
+            let mut wanted = attach_request(pod, &record)?;
+            wanted.intent = provider.intent(&wanted).await?;
+            pod.edit(|r| r.network.intent.clone_from(&wanted.intent));
+            request = Some((provider, wanted));
         }
         let (node, own) = (self.clone(), pod.clone());
         let prepare = blocking(move || node.prepare(&own));
@@ -165,10 +171,10 @@ impl Node {
         prepared?;
         intended?;
         let attach = async {
-            let attachment = match &network {
+            let attachment = match request {
                 None => None,
-                Some(provider) => {
-                    let work = provider.attach(attach_request(&record)?);
+                Some((provider, request)) => {
+                    let work = provider.attach(request);
                     Some(self.metrics.networks.timed(provider.name(), "attach", work).await?)
                 }
             };
@@ -328,7 +334,7 @@ pub(crate) fn hostname(record: &PodRecord) -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-fn attach_request(record: &PodRecord) -> Result<AttachRequest> {
+fn attach_request(pod: &Pod, record: &PodRecord) -> Result<AttachRequest> {
     let metadata = record.config.metadata.clone().unwrap_or_default();
     let ports = record
         .config
@@ -352,6 +358,8 @@ fn attach_request(record: &PodRecord) -> Result<AttachRequest> {
         owner: format!("{}/{}", metadata.namespace, metadata.name),
         netns: netns.into(),
         ports,
+        config: pod.config().clone(),
+        intent: None,
     })
 }
 

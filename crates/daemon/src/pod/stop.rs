@@ -18,7 +18,15 @@ impl Node {
     pub(crate) async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<()> {
         let Ok(pod) = self.find_pod(id) else { return Ok(()) };
         let node = self.clone();
-        detached(async move { node.stop_found(&pod).await }).await
+        detached(async move {
+            let stopped = node.stop_found(&pod).await;
+            if stopped.is_err() {
+                // What it owes is owed whether or not the caller comes back.
+                node.stop_later(&pod);
+            }
+            stopped
+        })
+        .await
     }
 
     pub(crate) async fn stop_found(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {

@@ -2,6 +2,7 @@
 //! until all have succeeded.
 
 use super::record::PodRecord;
+use super::state::PodState;
 use super::{Pod, files, namespaces, short};
 use crate::error::{Error, Result};
 use crate::net::{DetachRequest, Provider};
@@ -9,6 +10,7 @@ use crate::node::Node;
 use crate::tasks::blocking;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 use strata_cgroup::Group;
 use strata_wire::Request;
@@ -16,7 +18,7 @@ use strata_wire::Request;
 /// How long a shim may take to kill everything and leave.
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
-/// Pauses between attempts to pay what a discarded pod owes.
+/// Pauses between attempts to pay what a pod owes that is stopped or discarded.
 const RETRY: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(15), Duration::from_secs(60)];
 
@@ -75,6 +77,7 @@ impl Node {
         let request = DetachRequest {
             pod_id: record.id.clone(),
             netns: record.namespaces.net.as_ref().map(PathBuf::from).filter(|p| p.exists()),
+            intent: record.network.intent.clone(),
             attachment: record.network.attachment.clone(),
         };
         self.metrics
@@ -84,6 +87,7 @@ impl Node {
             .map_err(|e| e.context(format!("network of pod {}", short(&record.id))))?;
         pod.edit(|r| {
             r.network.owed = false;
+            r.network.intent = None;
             r.network.attachment = None;
         });
         Ok(())
@@ -134,6 +138,28 @@ impl Node {
                 }
             });
         }
+    }
+
+    /// Goes on with a stop that failed, until it succeeds or the pod is removed.
+    pub(crate) fn stop_later(self: &Arc<Self>, pod: &Arc<Pod>) {
+        if pod.stopping_later.swap(true, Ordering::SeqCst) {
+            return;
+        }
+        let (node, pod) = (self.clone(), pod.clone());
+        tokio::spawn(async move {
+            for pause in RETRY.iter().chain(std::iter::repeat(&RETRY[RETRY.len() - 1])) {
+                tokio::time::sleep(*pause).await;
+                // Removed: whoever removes it goes on. Started again: it owes for what it uses now.
+                if !matches!(pod.state(), PodState::Stopping | PodState::NotReady) {
+                    break;
+                }
+                match node.stop_found(&pod).await {
+                    Ok(()) => break,
+                    Err(e) => tracing::debug!(pod = short(pod.id()), error = %e, "still not stopped"),
+                }
+            }
+            pod.stopping_later.store(false, Ordering::SeqCst);
+        });
     }
 
     async fn try_discard(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {

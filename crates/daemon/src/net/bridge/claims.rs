@@ -139,6 +139,11 @@ impl Claims {
         self.insert(pod_id, Claim { owner: owner.into(), ip, ports: ports.to_vec(), _sockets: sockets });
     }
 
+    /// How many pods hold something.
+    pub(super) fn held(&self) -> usize {
+        self.pods.len()
+    }
+
     /// Gives back what a pod holds, if anything.
     pub(super) fn release(&mut self, pod_id: &str) {
         if let Some(claim) = self.pods.remove(pod_id) {

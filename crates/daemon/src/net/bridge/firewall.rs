@@ -33,7 +33,7 @@ const DIRECTORIES: [&str; 2] = ["/usr/sbin", "/sbin"];
 #[derive(Debug)]
 pub(super) struct Firewall {
     bridge: String,
-    subnet: Subnet,
+    subnet: Mutex<Subnet>,
     nft: Option<PathBuf>,
     // Held across a run of nft on purpose: transactions must not overtake one another.
     state: tokio::sync::Mutex<State>,
@@ -63,7 +63,7 @@ impl Firewall {
     pub(super) fn with(bridge: &str, subnet: Subnet, nft: Option<PathBuf>) -> Self {
         let firewall = Self {
             bridge: bridge.into(),
-            subnet,
+            subnet: Mutex::new(subnet),
             nft,
             state: tokio::sync::Mutex::default(),
             problem: Mutex::default(),
@@ -140,10 +140,18 @@ impl Firewall {
         self.run(vec![json!({ "add": { "table": table } }), json!({ "delete": { "table": table } })]).await
     }
 
+    /// Takes other addresses of pods; the next pod's table has them.
+    pub(super) async fn renumber(&self, subnet: Subnet) {
+        let mut state = self.state.lock().await;
+        *self.subnet.lock().unwrap_or_else(PoisonError::into_inner) = subnet;
+        (state.installed, state.tried) = (false, None);
+    }
+
     /// Makes the table with all pods, in place of the one that may be there: in one transaction.
     async fn install(&self, state: &mut State) -> Result<()> {
         state.tried = Some(Instant::now());
-        let mut all = table(&self.table(), &self.bridge, self.subnet);
+        let subnet = *self.subnet.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut all = table(&self.table(), &self.bridge, subnet);
         for published in state.pods.values() {
             all.extend(commands("add", &self.table(), &elements(published)?));
         }

@@ -19,7 +19,7 @@ mod testnet;
 #[cfg(test)]
 mod tests;
 
-use super::{AttachRequest, Attachment, DetachRequest, NetworkStatus, Provider};
+use super::{AttachRequest, Attachment, DetachRequest, Held, NetworkStatus, PodCidrs, Provider};
 use crate::config;
 use crate::error::{Error, Result};
 use claims::{Claims, Subnet};
@@ -42,7 +42,8 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 #[derive(Debug)]
 pub(crate) struct Bridge {
     name: String,
-    subnet: Subnet,
+    /// Held while a pod is connected, so that it does not change meanwhile.
+    subnet: tokio::sync::RwLock<Subnet>,
     claims: Mutex<Claims>,
     firewall: Firewall,
     netlink: OnceCell<Netlink>,
@@ -51,12 +52,13 @@ pub(crate) struct Bridge {
 }
 
 impl Bridge {
-    /// The network that the configuration describes. Nothing is made before the first pod.
+    /// The network that the configuration describes, with the addresses that the cluster has given to this node if there are
+    /// any. Nothing is made before the first pod.
     ///
     /// # Errors
     /// If the subnet is none.
-    pub(crate) fn new(config: &config::Network) -> Result<Self> {
-        let subnet = Subnet::parse(&config.subnet)?;
+    pub(crate) fn new(config: &config::Network, cidrs: Option<&PodCidrs>) -> Result<Self> {
+        let subnet = Subnet::parse(&cidrs.and_then(PodCidrs::ipv4).unwrap_or_else(|| config.subnet.clone()))?;
         let firewall = Firewall::new(&config.bridge, subnet);
         Ok(Self::with(config.bridge.clone(), subnet, firewall))
     }
@@ -64,7 +66,7 @@ impl Bridge {
     fn with(name: String, subnet: Subnet, firewall: Firewall) -> Self {
         Self {
             name,
-            subnet,
+            subnet: tokio::sync::RwLock::new(subnet),
             claims: Mutex::new(Claims::new(subnet)),
             firewall,
             netlink: OnceCell::new(),
@@ -81,33 +83,36 @@ impl Bridge {
     }
 
     /// The bridge, made if it is not there; somebody may have removed it since the last pod.
-    async fn index(&self) -> Result<u32> {
+    async fn index(&self, subnet: Subnet) -> Result<u32> {
         let netlink = self.netlink().await?;
         let mut known = self.index.lock().await;
         if known.is_some() && *known == netlink.bridge(&self.name).await? {
             return Ok(known.unwrap_or_default());
         }
-        let index = netlink.ensure_bridge(&self.name, self.subnet).await?;
+        let index = netlink.ensure_bridge(&self.name, subnet).await?;
         forward();
         *known = Some(index);
         Ok(index)
     }
 
     async fn connect(&self, request: &AttachRequest) -> Result<Attachment> {
-        let (bridge, netlink) = (self.index().await?, self.netlink().await?);
+        let held = self.subnet.read().await;
+        let subnet = *held;
+        let (bridge, netlink) = (self.index(subnet).await?, self.netlink().await?);
         let (ip, ports) = self.claims().claim(&request.pod_id, &request.owner, &request.ports)?;
         let attachment = Attachment {
             provider: NAME.into(),
             owner: request.owner.clone(),
             interface: POD_INTERFACE.into(),
             ips: vec![ip.into()],
-            prefix: self.subnet.prefix(),
-            gateway: Some(self.subnet.gateway().into()),
+            prefix: subnet.prefix(),
+            gateway: Some(subnet.gateway().into()),
             mac: mac(ip).map(|byte| format!("{byte:02x}")).join(":"),
             ports: ports.clone(),
+            result: None,
         };
         let host_interface = self.host_interface(&request.pod_id);
-        let (host_interface, owner, subnet) = (host_interface.as_str(), request.owner.as_str(), self.subnet);
+        let (host_interface, owner) = (host_interface.as_str(), request.owner.as_str());
         let pair = Pair { host_interface, owner, bridge, ip, subnet };
         // Both to their ends, even if one fails: nothing may happen any more once it is undone.
         let (wired, published) = tokio::join!(
@@ -131,10 +136,43 @@ impl Bridge {
         Ok(())
     }
 
-    async fn take_over(&self, live: Vec<(String, Attachment)>) -> Result<()> {
+    /// Takes other addresses, while no pod has any.
+    async fn renumber(&self, cidrs: &PodCidrs) -> Result<()> {
+        let texts = cidrs.texts().join(",");
+        let wanted = cidrs.ipv4().and_then(|text| Subnet::parse(&text).ok()).ok_or_else(|| {
+            Error::invalid(format!(
+                "pod CIDR {texts}: the built-in network takes an IPv4 subnet of 8 to 30 bits; use CNI for others"
+            ))
+        })?;
+        let mut subnet = self.subnet.write().await;
+        if *subnet == wanted {
+            return Ok(());
+        }
+        let pods = self.claims().held();
+        if pods > 0 {
+            return Err(Error::precondition(format!(
+                "pod CIDR {texts}: {pods} pods of the built-in network have addresses of {subnet}, which would not be \
+                 reached any more; remove them, those of `strata run` included, and it is taken"
+            )));
+        }
+        let mut index = self.index.lock().await;
+        let netlink = self.netlink().await?;
+        if netlink.bridge(&self.name).await?.is_some() {
+            netlink.remove(&self.name).await?;
+        }
+        self.firewall.renumber(wanted).await;
+        *self.claims() = Claims::new(wanted);
+        *index = None;
+        tracing::info!(from = %*subnet, to = %wanted, "the built-in network has other addresses: the kubelet's pod CIDR");
+        *subnet = wanted;
+        Ok(())
+    }
+
+    async fn take_over(&self, held: Vec<Held>) -> Result<()> {
         let mut pods = BTreeMap::new();
         let mut interfaces = HashSet::new();
-        for (pod_id, attachment) in live.into_iter().filter(|(_, a)| a.provider == NAME) {
+        let live = held.into_iter().filter(|h| h.live).filter_map(|h| Some((h.pod_id, h.attachment?)));
+        for (pod_id, attachment) in live {
             interfaces.insert(self.host_interface(&pod_id));
             let Some(ip) = first_ipv4(&attachment) else { continue };
             self.claims().adopt(&pod_id, &attachment.owner, ip, &attachment.ports);
@@ -148,7 +186,8 @@ impl Bridge {
             }
         }
         if !interfaces.is_empty() {
-            self.index().await?;
+            let subnet = *self.subnet.read().await;
+            self.index(subnet).await?;
         }
         self.firewall.reset(pods, !interfaces.is_empty()).await
     }
@@ -194,9 +233,10 @@ impl Provider for Bridge {
         NAME
     }
 
-    fn status(&self) -> NetworkStatus {
+    fn status(&self) -> BoxFuture<'_, NetworkStatus> {
         // Pods can be attached without nftables; the message says what they then lack.
-        NetworkStatus { message: self.firewall.problem().unwrap_or_default(), ..NetworkStatus::ready() }
+        let message = self.firewall.problem().unwrap_or_default();
+        std::future::ready(NetworkStatus { message, ..NetworkStatus::ready() }).boxed()
     }
 
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment>> {
@@ -211,8 +251,12 @@ impl Provider for Bridge {
         async move { self.disconnect(&request.pod_id).await }.boxed()
     }
 
-    fn recover(&self, live: Vec<(String, Attachment)>) -> BoxFuture<'_, Result<()>> {
-        async move { self.take_over(live).await.map_err(|e| e.context("recovering the built-in network")) }
+    fn recover(&self, held: Vec<Held>) -> BoxFuture<'_, Result<()>> {
+        async move { self.take_over(held).await.map_err(|e| e.context("recovering the built-in network")) }
             .boxed()
+    }
+
+    fn set_pod_cidr(&self, cidrs: PodCidrs) -> BoxFuture<'_, Result<()>> {
+        async move { self.renumber(&cidrs).await }.boxed()
     }
 }

@@ -105,15 +105,28 @@ pub(super) fn request(id: &str, netns: &Path, ports: &[PortMapping]) -> AttachRe
         owner: format!("test/{id}"),
         netns: netns.into(),
         ports: ports.to_vec(),
+        ..AttachRequest::default()
     }
 }
 
 pub(super) fn gone(id: &str) -> DetachRequest {
-    DetachRequest { pod_id: id.into(), netns: None, attachment: None }
+    DetachRequest { pod_id: id.into(), netns: None, intent: None, attachment: None }
+}
+
+/// As a record says it after a restart.
+pub(super) fn held(id: &str, attachment: &Attachment) -> Held {
+    Held {
+        pod_id: id.into(),
+        netns: None,
+        intent: None,
+        attachment: Some(attachment.clone()),
+        live: true,
+        ready: true,
+    }
 }
 
 pub(super) fn bridge(subnet: &str) -> Bridge {
-    Bridge::new(&config::Network { subnet: subnet.into(), ..config::Network::default() }).unwrap()
+    Bridge::new(&config::Network { subnet: subnet.into(), ..config::Network::default() }, None).unwrap()
 }
 
 pub(super) fn with_nft(nft: Option<&str>) -> Bridge {

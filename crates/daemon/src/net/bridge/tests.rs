@@ -56,7 +56,7 @@ fn pods_reach_each_other_the_node_and_the_world() {
             let ping = move || Command::new("busybox").args(["ping", "-c1", "-W2", &target]).output();
             assert!(inside(Some(&in_a), ping).unwrap().status.success());
         }
-        assert_eq!(bridge.status(), NetworkStatus::ready());
+        assert_eq!(bridge.status().await, NetworkStatus::ready());
     });
 }
 
@@ -172,7 +172,7 @@ fn failures_leave_nothing() {
         for freed in ["aaaaaaaaaaaa", "bbbbbbbbbbbb", "dddddddddddd", "8080"] {
             assert!(!claims.contains(freed), "{freed} in {claims}");
         }
-        assert!(bridge.status().ready && bridge.status().message.contains("/bin/false"));
+        assert!(bridge.status().await.ready && bridge.status().await.message.contains("/bin/false"));
     });
 }
 
@@ -180,7 +180,7 @@ fn failures_leave_nothing() {
 fn without_nft_pods_have_no_ports() {
     alone(|net| async move {
         let bridge = with_nft(None);
-        assert!(bridge.status().ready && bridge.status().message.contains("install nftables"));
+        assert!(bridge.status().await.ready && bridge.status().await.message.contains("install nftables"));
         let error = net.pod(&bridge, "aaaaaaaaaaaa", &[tcp("", 8080, 80)]).await.unwrap_err();
         assert_eq!(error.kind(), Kind::FailedPrecondition);
         net.pod(&bridge, "bbbbbbbbbbbb", &[]).await.unwrap();
@@ -199,16 +199,17 @@ fn recovery_takes_over_and_cleans_up() {
         let live = net.pod(&before, "aaaaaaaaaaaa", &[tcp("", 8080, 80)]).await.unwrap();
         net.pod(&before, "bbbbbbbbbbbb", &[tcp("", 8081, 80)]).await.unwrap();
         serve(&net.dir.path().join("aaaaaaaaaaaa"), 80, "a");
-        let other = Bridge::new(&config::Network {
+        let other = config::Network {
             subnet: "10.99.0.0/16".into(),
             bridge: "strata1".into(),
             ..config::Network::default()
-        });
+        };
+        let other = Bridge::new(&other, None);
         net.pod(&other.unwrap(), "cccccccccccc", &[]).await.unwrap();
         drop(before);
 
         let after = bridge("10.88.0.0/16");
-        after.recover(vec![("aaaaaaaaaaaa".into(), live.clone())]).await.unwrap();
+        after.recover(vec![held("aaaaaaaaaaaa", &live)]).await.unwrap();
         let names = interfaces().await;
         assert!(names.contains(&after.host_interface("aaaaaaaaaaaa")), "{names:?}");
         assert!(!names.contains(&after.host_interface("bbbbbbbbbbbb")), "{names:?}");
@@ -294,7 +295,28 @@ fn a_taken_subnet_or_name_is_refused() {
         assert!(error.kind() == Kind::FailedPrecondition && error.to_string().contains(NODE), "{error}");
         let config = config::Network { bridge: "up0".into(), ..config::Network::default() };
         let error =
-            Bridge::new(&config).unwrap().attach(request("a", Path::new("/x"), &[])).await.unwrap_err();
+            Bridge::new(&config, None).unwrap().attach(request("a", Path::new("/x"), &[])).await.unwrap_err();
         assert!(error.to_string().contains("no bridge"), "{error}");
+    });
+}
+
+#[test]
+fn the_clusters_addresses_are_taken_while_no_pod_has_others() {
+    alone(|net| async move {
+        let bridge = bridge("10.88.0.0/16");
+        let cidrs = |text: &str| PodCidrs::parse(text).unwrap().unwrap();
+        let a = net.pod(&bridge, "aaaaaaaaaaaa", &[]).await.unwrap();
+        let error = bridge.set_pod_cidr(cidrs("10.99.7.0/24")).await.unwrap_err();
+        assert!(error.kind() == Kind::FailedPrecondition && error.to_string().contains("10.88.0.0/16"), "{error}");
+        bridge.set_pod_cidr(cidrs("10.88.0.0/16")).await.unwrap();
+        bridge.detach(gone("aaaaaaaaaaaa")).await.unwrap();
+        bridge.set_pod_cidr(cidrs("fd00::/64,10.99.7.0/24")).await.unwrap();
+        let b = net.pod(&bridge, "bbbbbbbbbbbb", &[]).await.unwrap();
+        assert_eq!((ip(&a).as_str(), ip(&b).as_str(), b.prefix), ("10.88.0.2", "10.99.7.2", 24));
+        serve(&net.dir.path().join("bbbbbbbbbbbb"), 80, "b");
+        assert_eq!(ask(None, &ip(&b), 80).unwrap(), "b 10.99.7.1");
+        for bad in ["fd00::/64", "10.0.0.0/31"] {
+            assert!(bridge.set_pod_cidr(cidrs(bad)).await.is_err(), "{bad}");
+        }
     });
 }
