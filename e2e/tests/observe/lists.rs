@@ -7,7 +7,8 @@ use tonic::{Code, Response, Status, Streaming};
 
 /// A list of containers that no message holds.
 const COUNT: usize = 5;
-const LARGE: usize = 4 << 20;
+/// With all else that is told of it just below what a client takes that has not asked for more.
+const LARGE: usize = (4 << 20) - (64 << 10);
 const MESSAGE: usize = 16 << 20;
 
 /// Everything that comes, in pieces that any client takes.

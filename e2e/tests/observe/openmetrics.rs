@@ -4,16 +4,16 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// What was told.
 #[derive(Debug, Default)]
-pub struct Told {
+pub(super) struct Told {
     /// The type of each family.
-    pub families: HashMap<String, String>,
+    families: HashMap<String, String>,
     /// The value of each series: name and labels.
-    pub series: HashMap<(String, BTreeMap<String, String>), f64>,
+    series: HashMap<(String, BTreeMap<String, String>), f64>,
 }
 
 impl Told {
     /// The sum of all series of this name that have these labels.
-    pub fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
+    pub(super) fn sum(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let matches = |have: &BTreeMap<String, String>| {
             labels.iter().all(|(k, v)| have.get(*k).map(String::as_str) == Some(*v))
         };
@@ -21,7 +21,7 @@ impl Told {
     }
 
     /// Whether there is a series of this name.
-    pub fn has(&self, name: &str) -> bool {
+    pub(super) fn has(&self, name: &str) -> bool {
         self.series.keys().any(|(n, _)| n == name)
     }
 }
@@ -70,7 +70,7 @@ fn belongs(name: &str, family: &str, kind: &str) -> bool {
 
 /// Reads a whole answer; panics with what is wrong with it.
 #[track_caller]
-pub fn parse(text: &str) -> Told {
+pub(super) fn parse(text: &str) -> Told {
     let (mut told, mut helped, mut current) = (Told::default(), HashSet::new(), String::new());
     let body = text.strip_suffix("# EOF\n").unwrap_or_else(|| panic!("it does not end in # EOF: {text}"));
     for line in body.lines() {

