@@ -72,7 +72,7 @@ fn containers_are_filtered_inspected_updated_and_removed() {
             assert_eq!(listed.text(), found, "{filter:?}");
         }
         node.crictl(&["ps"]).ok().has(&["CONTAINER", "POD ID", "POD", "NAMESPACE", &pod_id[..13]]);
-        node.crictl(&["ps", "-v"]).ok().has(&["Name: one", "State: CONTAINER_RUNNING"]);
+        node.crictl(&["ps", "-v"]).ok().has(&["Name: one", "State: Running"]);
         node.crictl(&["ps", "-o", "yaml"]).ok().has(&["containers:", "podSandboxId: "]);
 
         let template = ["-o", "go-template", "--template", "{{.status.state}} {{.info.pid}}"];
