@@ -175,11 +175,7 @@ impl Node {
     }
 
     /// The container of the same pod whose PID namespace is joined.
-    fn pid_target(
-        &self,
-        pod: &Pod,
-        context: &cri::LinuxContainerSecurityContext,
-    ) -> Result<Option<String>> {
+    fn pid_target(&self, pod: &Pod, context: &cri::LinuxContainerSecurityContext) -> Result<Option<String>> {
         let options = context.namespace_options.clone().unwrap_or_default();
         if pid_mode(context) != PidMode::Target {
             return Ok(None);

@@ -69,8 +69,8 @@ fn free(ids: UserIds, taken: &[IdRange]) -> Option<u32> {
         let end = ends(first, ids.ids_per_pod);
         taken.iter().all(|t| end <= u64::from(t.outside) || ends(t.outside, t.length) <= u64::from(first))
     };
-    let firsts = (0..ids.pods).filter_map(|n| n.checked_mul(ids.ids_per_pod)?.checked_add(ids.first_id));
-    firsts.into_iter().find(|first| apart(*first))
+    let mut firsts = (0..ids.pods).filter_map(|n| n.checked_mul(ids.ids_per_pod)?.checked_add(ids.first_id));
+    firsts.find(|first| apart(*first))
 }
 
 fn mapped(mut config: cri::PodSandboxConfig, first: u32, length: u32) -> cri::PodSandboxConfig {
