@@ -1,13 +1,20 @@
 //! How long a caller waits.
 //!
-//! tonic ends a call whose `grpc-timeout` is over with `CANCELLED`, and does not look at streams at all. What may take long
-//! keeps an eye on the time itself, and answers a moment before.
+//! tonic ends a call whose `grpc-timeout` is over with `CANCELLED`, and does not look at streams at all. So [`Timely`]
+//! answers every call a moment before, and what streams keeps an eye on the time itself.
 
 use crate::error::{Error, Kind, Result};
+use futures_util::FutureExt;
+use futures_util::future::BoxFuture;
+use std::convert::Infallible;
 use std::future::Future;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::time::Instant;
+use tonic::body::Body;
+use tonic::codegen::Service;
 use tonic::metadata::MetadataMap;
+use tonic::server::NamedService;
 
 /// So much earlier than the caller stops waiting it is told, at most; at least a tenth of its time is left to the work.
 const MARGIN: Duration = Duration::from_millis(50);
@@ -24,7 +31,11 @@ impl Deadline {
     /// What a call that has just come says (gRPC over HTTP/2, "Timeout"); `None` if it says nothing, or nothing that can be
     /// read.
     pub(crate) fn of(metadata: &MetadataMap) -> Option<Self> {
-        let total = parse(metadata.get("grpc-timeout")?.to_str().ok()?)?;
+        Self::said(metadata.get("grpc-timeout")?.to_str().ok()?)
+    }
+
+    fn said(text: &str) -> Option<Self> {
+        let total = parse(text)?;
         let at = Instant::now().checked_add(total - MARGIN.min(total / 10))?;
         Some(Self { total, at })
     }
@@ -41,6 +52,37 @@ impl Deadline {
             );
             Error::new(Kind::DeadlineExceeded, why)
         })
+    }
+}
+
+/// A service whose calls end by their deadlines with gRPC's word for it. What they have begun goes on.
+#[derive(Clone, Debug)]
+pub(crate) struct Timely<S>(pub(crate) S);
+
+impl<S: NamedService> NamedService for Timely<S> {
+    const NAME: &'static str = S::NAME;
+}
+
+impl<S> Service<http::Request<Body>> for Timely<S>
+where
+    S: Service<http::Request<Body>, Response = http::Response<Body>, Error = Infallible>,
+    S::Future: Send + 'static,
+{
+    type Response = http::Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, std::result::Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<std::result::Result<(), Infallible>> {
+        self.0.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: http::Request<Body>) -> Self::Future {
+        let said = request.headers().get("grpc-timeout").and_then(|t| t.to_str().ok());
+        let deadline = said.and_then(Deadline::said);
+        let answer = self.0.call(request);
+        let Some(deadline) = deadline else { return answer.boxed() };
+        async move { deadline.limit(answer).await.unwrap_or_else(|e| Ok(tonic::Status::from(e).into_http())) }
+            .boxed()
     }
 }
 

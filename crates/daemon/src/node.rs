@@ -79,12 +79,28 @@ pub(crate) fn store_options(config: &Config) -> Options {
     Options { discard_blobs: config.store.discard_blobs, limits: config.limits.of_images() }
 }
 
+/// pivot_root(2) would change nothing for a container that is made in a chroot, and an exec would enter the node's real root.
+fn refuse_chroot() -> Result<()> {
+    match strata_sys::ns::in_chroot() {
+        Ok(false) => Ok(()),
+        Ok(true) => Err(Error::precondition(
+            "stratad was started in a chroot, from which containers could reach the node's real root; start it without \
+             chroot(8), or in a root of its own made by pivot_root(8), as systemd's RootDirectory= does",
+        )),
+        Err(e) => {
+            tracing::debug!(error = %e, "whether this is a chroot cannot be seen");
+            Ok(())
+        }
+    }
+}
+
 impl Node {
     /// Opens the store and finds out what this machine is.
     ///
     /// # Errors
     /// If another daemon has the store open, or the machine lacks what nothing can do without.
     pub(crate) fn open(config: Config) -> Result<Arc<Self>> {
+        refuse_chroot()?;
         let store = Store::open(&config.root, store_options(&config))?;
         let images =
             Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
@@ -179,7 +195,11 @@ impl Node {
     /// Every container of every origin, newest first.
     pub(crate) fn container_infos(&self) -> Vec<ContainerInfo> {
         use crate::container::state::ContainerState;
-        let mut infos: Vec<_> = self.containers.all().iter().map(|c| c.info()).collect();
+        use crate::pod::state::PodState;
+        let mut all = self.containers.all();
+        // A removed pod that still owes something is nobody's to see, and so are its containers.
+        all.retain(|c| c.pod().state() != PodState::Discarding);
+        let mut infos: Vec<_> = all.iter().map(|c| c.info()).collect();
         infos.retain(|i| i.state() != ContainerState::Creating);
         infos.sort_by_key(|i| std::cmp::Reverse(i.record.created_at));
         infos

@@ -85,11 +85,13 @@ impl Node {
                 None => self.store.remove_container(&id)?,
             }
         }
+        self.forget_strange_seccomp();
         Ok(pods.into_values().collect())
     }
 
     fn load_container(&self, pod: &Arc<Pod>, record: ContainerRecord) -> Result<()> {
-        if let Some(name) = &record.extras.name {
+        // One of a pod that was being removed may share its name with a newer one.
+        if let Some(name) = record.extras.name.as_ref().filter(|_| pod.state() != PodState::Discarding) {
             self.containers.reserve(name, &record.id)?;
         }
         let exit = self.store.record(RecordKind::Exit, &record.id)?;
@@ -185,6 +187,12 @@ impl Node {
                 self.reconcile(pod, &containers).await;
                 if record.state == PodState::Ready {
                     tokio::spawn(self.clone().watch_pod(pod.clone(), events));
+                    // Ended, and the daemon too before it could see to it.
+                    for container in self.containers.of_pod(pod.id()) {
+                        if container.state() == ContainerState::Exited {
+                            self.clean_up_after(&container);
+                        }
+                    }
                 } else if let Err(e) = self.take_down(pod).await {
                     tracing::warn!(pod = short(pod.id()), error = %e, "a stop that was cut off cannot be ended yet");
                     self.stop_later(pod);

@@ -2,11 +2,13 @@
 
 use crate::cri::image::ImageService;
 use crate::cri::runtime::RuntimeService;
+use crate::deadline::Timely;
 use crate::debug::DebugService;
 use crate::error::{Error, Result};
 use crate::metrics::rpc::Measure;
 use crate::node::Node;
 use crate::notify;
+use futures_util::Stream;
 use std::future::Future;
 use std::path::Path;
 use std::sync::Arc;
@@ -16,14 +18,16 @@ use strata_api::cri::runtime_service_server::RuntimeServiceServer;
 use strata_api::debug::debug_server::DebugServer;
 use strata_sys::durable;
 use strata_sys::path::short_path;
-use tokio::net::UnixListener;
-use tokio_stream::wrappers::UnixListenerStream;
+use tokio::net::{UnixListener, UnixStream};
 
 /// What the kubelet sends and takes at most.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 
 /// How long calls may go on once a stop has been asked for. What they began goes on without them.
 const GRACE: Duration = Duration::from_secs(3);
+
+/// How soon a connection is taken again after one could not be: with too many open files, the next one cannot either.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// Serves until `stop` ends.
 pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Result<()> {
@@ -39,9 +43,9 @@ pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Re
     let debug = DebugServer::new(DebugService::new(node)).max_decoding_message_size(MAX_MESSAGE);
     let server = tonic::transport::Server::builder()
         .layer(calls)
-        .add_service(runtime)
-        .add_service(image)
-        .add_service(debug);
+        .add_service(Timely(runtime))
+        .add_service(Timely(image))
+        .add_service(Timely(debug));
     tracing::info!(socket = %path.display(), version = env!("CARGO_PKG_VERSION"), "serving");
     if let Err(e) = notify::notify("READY=1") {
         tracing::warn!(error = %e, "the service manager cannot be told that stratad is ready");
@@ -52,7 +56,7 @@ pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Re
         events.close();
         tell.send_replace(true);
     };
-    let serving = server.serve_with_incoming_shutdown(UnixListenerStream::new(listener), stopped);
+    let serving = server.serve_with_incoming_shutdown(incoming(listener), stopped);
     let served = tokio::select! {
         served = serving => served.map_err(|e| Error::internal(format!("server: {e}"))),
         () = overdue(told) => Ok(()),
@@ -67,6 +71,24 @@ async fn overdue(mut told: tokio::sync::watch::Receiver<bool>) {
         return std::future::pending().await;
     }
     tokio::time::sleep(GRACE).await;
+}
+
+/// Connections. One that cannot be taken waits in the kernel's queue.
+fn incoming(listener: UnixListener) -> impl Stream<Item = std::io::Result<UnixStream>> {
+    futures_util::stream::unfold(listener, |listener| async {
+        let mut told = false;
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) => return Some((Ok(stream), listener)),
+                Err(e) => {
+                    if !std::mem::replace(&mut told, true) {
+                        tracing::error!(error = %e, "no connection can be taken now; trying again");
+                    }
+                    tokio::time::sleep(ACCEPT_AGAIN).await;
+                }
+            }
+        }
+    })
 }
 
 /// Binds the socket for root only. What an earlier daemon left under its name is replaced: the lock on the root says that

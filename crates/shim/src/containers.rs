@@ -68,7 +68,8 @@ pub(crate) struct Container {
     exit: Option<ExitRecord>,
     /// The exit code of a program that could not be run.
     failed: Option<i32>,
-    removing: Option<(Owed, Instant)>,
+    /// Whoever waits for its removal, and until when.
+    removing: Option<(Vec<Owed>, Instant)>,
 }
 
 impl Container {
@@ -77,7 +78,7 @@ impl Container {
             Stage::Creating { until, .. } | Stage::Draining { until } => Some(until),
             _ => None,
         };
-        let removing = self.removing.map(|_| Instant::now() + TICK);
+        let removing = self.removing.as_ref().map(|_| Instant::now() + TICK);
         stage.into_iter().chain(removing).min()
     }
 
@@ -253,10 +254,10 @@ impl Shim {
                     // There may be another process that is not known yet, of the second stage.
                     let _ = container.group.kill_now();
                 }
-                let removing = container.removing;
+                let removing = container.removing.take();
                 self.containers.remove(&id);
                 self.reply(reply, Reply::Error(failed));
-                if let Some((removal, _)) = removing {
+                for removal in removing.into_iter().flat_map(|(owed, _)| owed) {
                     self.reply(removal, Reply::Ok);
                 }
             }
@@ -373,27 +374,40 @@ impl Shim {
         let number = self.find(id)?;
         let container = self.containers.get_mut(&number).ok_or_else(|| unknown(id))?;
         container.group.kill_now().map_err(|e| failure(FailureKind::Internal, "remove", e))?;
-        container.removing = Some((reply, Instant::now() + REMOVE_FOR));
+        let mut waiting = container.removing.take().map(|(waiting, _)| waiting).unwrap_or_default();
+        waiting.push(reply);
+        container.removing = Some((waiting, Instant::now() + REMOVE_FOR));
         self.continue_removal(number, Instant::now());
         Ok(())
     }
 
     fn continue_removal(&mut self, id: u32, now: Instant) {
         let Some(container) = self.containers.get(&id) else { return };
-        let Some((reply, until)) = container.removing else { return };
-        let left = container.group.procs().unwrap_or_default();
-        if left.is_empty() && container.pid == 0 && matches!(container.stage, Stage::Exited) {
-            self.containers.remove(&id);
+        let Some((_, until)) = &container.removing else { return };
+        // What cannot be read, for want of descriptors, need not be empty.
+        let left = container.group.procs();
+        let empty = left.as_ref().is_ok_and(Vec::is_empty);
+        if empty && container.pid == 0 && matches!(container.stage, Stage::Exited) {
+            let gone = self.containers.remove(&id);
             self.execs.retain(|_, exec| exec.container != id);
             self.leftovers.retain(|left| left.container != id);
-            self.reply(reply, Reply::Ok);
-        } else if until <= now {
-            let stuck: Vec<String> = left.iter().map(|pid| strata_cgroup::control::describe(*pid)).collect();
-            let message = format!("processes do not die: {}", stuck.join(", "));
-            if let Some(container) = self.containers.get_mut(&id) {
-                container.removing = None;
+            for reply in gone.and_then(|c| c.removing).into_iter().flat_map(|(owed, _)| owed) {
+                self.reply(reply, Reply::Ok);
             }
-            self.reply(reply, Reply::Error(failure(FailureKind::Timeout, "remove the container", message)));
+        } else if *until <= now {
+            let message = match left {
+                Ok(left) => {
+                    let stuck: Vec<String> =
+                        left.iter().map(|pid| strata_cgroup::control::describe(*pid)).collect();
+                    format!("processes do not die: {}", stuck.join(", "))
+                }
+                Err(e) => e.to_string(),
+            };
+            let removing = self.containers.get_mut(&id).and_then(|c| c.removing.take());
+            for reply in removing.into_iter().flat_map(|(owed, _)| owed) {
+                let late = failure(FailureKind::Timeout, "remove the container", &message);
+                self.reply(reply, Reply::Error(late));
+            }
         } else {
             let _ = container.group.kill_now();
         }

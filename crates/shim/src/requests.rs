@@ -50,6 +50,10 @@ impl Shim {
                     self.request(owed, envelope.body, &fds);
                 }
                 Ok(None) => return,
+                Err(e @ FrameError::Descriptors { id: request, .. }) => {
+                    let error = failure(FailureKind::Internal, "receive descriptors", e);
+                    self.reply(Owed { conn: id, request }, Reply::Error(error));
+                }
                 Err(FrameError::Json(e)) => {
                     // Where the next frame begins is known, but not what was asked: a newer client, perhaps.
                     let error = failure(FailureKind::Invalid, "read request", e);

@@ -52,6 +52,8 @@ pub(crate) struct Shim {
     leave: bool,
     /// When this process moves into its group of the unified hierarchy; `None`: it has.
     moves: Option<Instant>,
+    /// Connections wait until then, since none could be taken.
+    accepts_again: Option<Instant>,
 }
 
 /// The init of the pod's shared PID namespace.
@@ -70,6 +72,9 @@ pub(crate) struct Shutdown {
 
 /// How long the last processes may take to go.
 const SHUTDOWN_FOR: Duration = Duration::from_secs(10);
+
+/// How long connections wait when none can be taken: epoll would report them without end.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// How soon a condition that nothing announces (an empty cgroup) is looked at again.
 pub(crate) const TICK: Duration = Duration::from_millis(2);
@@ -105,6 +110,7 @@ impl Shim {
             next: 0,
             leave: false,
             moves: Some(Instant::now() + MOVE_AFTER),
+            accepts_again: None,
         }
     }
 
@@ -114,7 +120,8 @@ impl Shim {
             return Ok(());
         }
         let group = self.hierarchy.group(&self.plan.pause_cgroup).map_err(io::Error::other)?;
-        let child = strata_runtime::reaping_init(&group, &self.namespaces, self.user()).map_err(io::Error::other)?;
+        let child =
+            strata_runtime::reaping_init(&group, &self.namespaces, self.user()).map_err(io::Error::other)?;
         let namespace = strata_sys::ns::open_of(child.pid, strata_sys::ns::NsKind::Pid)?;
         self.pause = Some(Pause { pid: child.pid, namespace });
         Ok(())
@@ -159,10 +166,22 @@ impl Shim {
 
     fn accept(&mut self) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
-            let id = self.next_id();
-            if self.poll.add(&socket, Token::Conn(id), true, false).is_ok() {
-                self.conns.insert(id, Conn::new(socket));
+        loop {
+            match rustix::net::accept_with(&self.listener, flags) {
+                Ok(socket) => {
+                    let id = self.next_id();
+                    if self.poll.add(&socket, Token::Conn(id), true, false).is_ok() {
+                        self.conns.insert(id, Conn::new(socket));
+                    }
+                }
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(Errno::AGAIN) => return,
+                // Too many open files, or no memory.
+                Err(_) => {
+                    let _ = self.poll.change(&self.listener, Token::Listener, false, false);
+                    self.accepts_again = Some(Instant::now() + ACCEPT_AGAIN);
+                    return;
+                }
             }
         }
     }
@@ -192,8 +211,14 @@ impl Shim {
         let containers = self.containers.values().filter_map(Container::deadline);
         let execs = self.execs.values().filter_map(|e| e.deadline);
         let now = Instant::now();
-        let shutdown = self.shutdown.iter().map(|_| now + TICK);
-        containers.chain(execs).chain(shutdown).chain(self.leftovers_due(now)).chain(self.moves).min()
+        let shutdown = self.shutdown.iter().filter(|s| s.reply.is_some() || self.alive()).map(|_| now + TICK);
+        containers
+            .chain(execs)
+            .chain(shutdown)
+            .chain(self.leftovers_due(now))
+            .chain(self.moves)
+            .chain(self.accepts_again)
+            .min()
     }
 
     fn pass_deadlines(&mut self) {
@@ -205,6 +230,10 @@ impl Shim {
         let execs: Vec<u32> = self.execs.iter().filter(|(_, e)| due(e.deadline)).map(|(id, _)| *id).collect();
         execs.into_iter().for_each(|id| self.exec_due(id));
         self.look_at_leftovers(now);
+        if due(self.accepts_again) {
+            self.accepts_again = None;
+            let _ = self.poll.change(&self.listener, Token::Listener, true, false);
+        }
         if due(self.moves) {
             self.moves = None;
             self.enter_unified();
@@ -249,9 +278,17 @@ impl Shim {
         self.shutdown = Some(Shutdown { reply, until: Instant::now() + SHUTDOWN_FOR });
     }
 
+    /// Whether something of the pod still runs, or is still read.
+    fn alive(&self) -> bool {
+        self.pause.is_some() || self.containers.values().any(|c| c.pid != 0 || c.draining())
+    }
+
     fn continue_shutdown(&mut self, shutdown: Shutdown, now: Instant) {
-        let alive = self.pause.is_some() || self.containers.values().any(|c| c.pid != 0 || c.draining());
-        if alive && now < shutdown.until {
+        if self.alive() && now < shutdown.until {
+            // What could not be killed at once: reading a group's processes takes a descriptor.
+            for container in self.containers.values().filter(|c| c.pid != 0) {
+                let _ = container.group.kill_now();
+            }
             return;
         }
         if let Some(owed) = shutdown.reply {
@@ -259,8 +296,9 @@ impl Shim {
             self.reply(owed, strata_wire::Reply::Ok);
         }
         self.flush();
-        // Nobody waits for this process any more, but clients may still be reading what the containers said last.
-        self.leave = now >= shutdown.until || !self.conns.values().any(Conn::unsent);
+        // Nobody waits for this process any more, but clients may still be reading what the containers said last: as long
+        // as it takes them.
+        self.leave = !self.conns.values().any(Conn::unsent);
     }
 
     /// Sends what waits, and forgets connections that are over.

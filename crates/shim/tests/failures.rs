@@ -5,6 +5,7 @@
 mod common;
 
 use common::{Pod, eventually, plans};
+use std::os::fd::AsFd;
 use std::path::Path;
 use strata_wire::message::FailureKind;
 use strata_wire::state::Phase;
@@ -66,6 +67,67 @@ fn a_plan_that_cannot_be_carried_out_leaves_nothing_behind() {
     // The same ID is free for a plan that works.
     client.run(&pod.plan("c1", &["true"]));
     assert_eq!(client.exited("c1").exit_code, 0);
+}
+
+#[test]
+fn every_removal_is_answered() {
+    let Some(pod) = Pod::new() else { return };
+    let (mut first, mut second) = (pod.client(), pod.client());
+    first.run(&pod.plan("c1", &["sleep", "1000"]));
+    let remove = || Request::Remove { id: "c1".into() };
+    let one = first.send(remove(), &[]);
+    let two = second.send(remove(), &[]);
+    assert_eq!(first.reply(one).0, Reply::Ok);
+    // It may have been gone before the second was read.
+    match second.reply(two).0 {
+        Reply::Ok => {}
+        Reply::Error(failure) => assert_eq!(failure.kind, FailureKind::NotFound, "{failure}"),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// CPU time of a process, in clock ticks (proc_pid_stat(5), utime and stime).
+fn cpu_ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let rest = stat.rsplit_once(") ").unwrap().1;
+    rest.split(' ').skip(11).take(2).map(|n| n.parse::<u64>().unwrap()).sum()
+}
+
+#[test]
+fn without_descriptors_it_waits_and_loses_nothing() {
+    let Some(pod) = Pod::new() else { return };
+    let mut client = pod.client();
+    client.subscribe();
+    client.run(&pod.plan("c1", &["sleep", "1000"]));
+    let shim = rustix::process::Pid::from_raw(pod.shim_pid);
+    let resource = rustix::process::Resource::Nofile;
+    let usual = rustix::process::getrlimit(resource);
+    let fds = format!("/proc/{}/fd", pod.shim_pid);
+    let free = (0_u64..).find(|n| std::fs::read_link(Path::new(&fds).join(n.to_string())).is_err()).unwrap();
+    // One number is left below the limit, and an exec hands over three.
+    let few = rustix::process::Rlimit { current: Some(free + 1), maximum: usual.maximum };
+    rustix::process::prlimit(shim, resource, few).unwrap();
+    let plan = plans::exec("c1", "e1", &["true"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    let fds = [reader.as_fd(), writer.as_fd(), writer.as_fd()];
+    match client.call_with(Request::Exec(Box::new(plan.clone())), &fds).0 {
+        Reply::Error(failure) => assert!(failure.message.contains("too many open files"), "{failure}"),
+        other => panic!("{other:?}"),
+    }
+    // None is left: connections wait, and the shim does not spin over them.
+    let none = rustix::process::Rlimit { current: Some(free), maximum: usual.maximum };
+    rustix::process::prlimit(shim, resource, none).unwrap();
+    let waiting = std::os::unix::net::UnixStream::connect(pod.socket()).unwrap();
+    let before = cpu_ticks(pod.shim_pid);
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    let used = cpu_ticks(pod.shim_pid) - before;
+    assert!(used < 50, "{used} ticks of 10 ms in 1.5 s without anything to do");
+    rustix::process::prlimit(shim, resource, usual).unwrap();
+    drop(waiting);
+    // The first connection has not been lost, and others are taken again.
+    let (_, _, code) = client.exec_output(&plan);
+    assert_eq!(code, 0);
+    pod.client().remove("c1");
 }
 
 #[test]

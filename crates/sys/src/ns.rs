@@ -118,6 +118,33 @@ pub fn owner(fd: impl AsFd) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(owner) })
 }
 
+/// Whether this process' root directory is another than its mount namespace's: it is in a chroot. Who enters the namespace
+/// by setns(2) would stand in the real one.
+///
+/// # Errors
+/// Without `CAP_SYS_ADMIN` and `CAP_SYS_CHROOT`, or without /proc.
+pub fn in_chroot() -> Result<bool> {
+    let look = || {
+        let own = open_self(NsKind::Mount)?;
+        let before = root_directory()?;
+        // SAFETY: unshares the root and the working directory of this one thread, which ends here; nothing else of the process
+        // depends on them, and no descriptor is touched.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::FS) }.call(|| "unshare(CLONE_FS)".into())?;
+        setns(own, NsKind::Mount)?;
+        Ok(root_directory()? != before)
+    };
+    std::thread::scope(|scope| scope.spawn(look).join())
+        .unwrap_or_else(|_| Err(Error::new("a thread that looks at the root", Errno::IO)))
+}
+
+/// What tells the calling thread's root directory from another one.
+fn root_directory() -> Result<(u64, u64, u32, u32)> {
+    use rustix::fs::{AtFlags, StatxFlags};
+    let wanted = StatxFlags::INO | StatxFlags::MNT_ID;
+    let root = rustix::fs::statx(CWD, "/", AtFlags::empty(), wanted).call(|| "statx(/)".into())?;
+    Ok((root.stx_mnt_id, root.stx_ino, root.stx_dev_major, root.stx_dev_minor))
+}
+
 /// Keeps a namespace of the calling thread by a bind mount at `path`, whose directory must exist.
 pub fn pin(kind: NsKind, path: &Path) -> Result<()> {
     pin_from(&format!("/proc/thread-self/ns/{}", kind.name()), path)
@@ -129,8 +156,8 @@ pub(crate) fn pin_from(source: &str, path: &Path) -> Result<()> {
     let file = rustix::fs::openat(CWD, path, flags, Mode::from_raw_mode(0o444))
         .call(|| format!("open({path:?}, O_CREAT)"))?;
     drop(file);
-    let pinned = rustix::mount::mount_bind(source, path)
-        .call(|| format!("mount({source:?}, {path:?}, MS_BIND)"));
+    let pinned =
+        rustix::mount::mount_bind(source, path).call(|| format!("mount({source:?}, {path:?}, MS_BIND)"));
     if pinned.is_err() {
         let _ = std::fs::remove_file(path);
     }

@@ -1,14 +1,16 @@
 //! Frames with file descriptors over a stream socket.
 //!
-//! Descriptors arrive with some byte of the frame that sent them, never with an earlier frame, so a reader queues what
-//! it receives and a decoded frame takes `Envelope::fds` of them off the front.
+//! Descriptors arrive with some byte of the frame that sent them, never with an earlier frame, and no call to recvmsg
+//! crosses from one frame's to another's. So a reader queues what each call brings, and a decoded frame that has
+//! descriptors takes the first of these off. Where the reader may not open so many the kernel drops the rest: then that
+//! frame is refused, and the next ones are as they were.
 
 use crate::MAX_FRAME;
 use crate::message::Envelope;
 use rustix::io::Errno;
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags,
 };
 use serde::{Serialize, de::DeserializeOwned};
 use std::collections::VecDeque;
@@ -37,9 +39,11 @@ pub enum FrameError {
     /// Not the JSON that was expected.
     #[error("a frame cannot be read: {0}")]
     Json(#[from] serde_json::Error),
-    /// A frame names more descriptors than came, or more than [`MAX_FDS`].
-    #[error("a frame names {named} descriptors, {came} came")]
+    /// A frame names other descriptors than came: this process may not open more (`EMFILE`). The frame has been taken.
+    #[error("a frame names {named} descriptors, {came} came; the receiver has too many open files")]
     Descriptors {
+        /// The frame's `Envelope::id`.
+        id: u64,
         /// As the frame says.
         named: usize,
         /// As received.
@@ -97,7 +101,7 @@ pub fn write<T: Serialize>(
 pub struct Decoder {
     bytes: Vec<u8>,
     at: usize,
-    fds: VecDeque<OwnedFd>,
+    fds: VecDeque<Vec<OwnedFd>>,
 }
 
 impl Decoder {
@@ -108,11 +112,13 @@ impl Decoder {
         let mut chunk = [0; 16 << 10];
         let flags = RecvFlags::CMSG_CLOEXEC;
         let got = rustix::net::recvmsg(sock, &mut [IoSliceMut::new(&mut chunk)], &mut control, flags)?;
+        let mut came = got.flags.contains(ReturnFlags::CTRUNC).then(Vec::new);
         for message in control.drain() {
             if let RecvAncillaryMessage::ScmRights(fds) = message {
-                self.fds.extend(fds);
+                came.get_or_insert_default().extend(fds);
             }
         }
+        self.fds.extend(came);
         self.bytes.drain(..self.at);
         self.at = 0;
         self.bytes.extend_from_slice(&chunk[..got.bytes]);
@@ -129,12 +135,13 @@ impl Decoder {
         }
         let Some(json) = rest.get(4..4 + len) else { return Ok(None) };
         let envelope: Envelope<T> = serde_json::from_slice(json)?;
-        let named = usize::from(envelope.fds);
-        if named > self.fds.len() || named > MAX_FDS {
-            return Err(FrameError::Descriptors { named, came: self.fds.len() });
-        }
         self.at += 4 + len;
-        Ok(Some((envelope, self.fds.drain(..named).collect())))
+        let named = usize::from(envelope.fds);
+        let fds = if named > 0 { self.fds.pop_front().unwrap_or_default() } else { Vec::new() };
+        if fds.len() != named {
+            return Err(FrameError::Descriptors { id: envelope.id, named, came: fds.len() });
+        }
+        Ok(Some((envelope, fds)))
     }
 
     /// What has been received and not yet taken: after [`crate::Reply::Attached`], the first attach frames.
@@ -192,7 +199,7 @@ mod tests {
         let (a, b) = UnixStream::pair().unwrap();
         write(&a, &Envelope { id: 1, fds: 2, body: Request::State }, &[]).unwrap();
         let error = read::<Request>(&b, &mut Decoder::default()).unwrap_err();
-        assert!(matches!(error, FrameError::Descriptors { named: 2, came: 0 }));
+        assert!(matches!(error, FrameError::Descriptors { id: 1, named: 2, came: 0 }));
     }
 
     #[test]

@@ -225,6 +225,11 @@ impl Node {
         self.netns.run(f)
     }
 
+    /// One line for each thing that is there because of the node: to be compared before and after a call.
+    pub fn traces(&self) -> std::collections::BTreeSet<String> {
+        leaks::find(&self.dir, &self.cgroup).into_iter().collect()
+    }
+
     /// Removes everything, stops the daemon, and complains about whatever is left.
     #[track_caller]
     fn finish(&self) {

@@ -6,8 +6,9 @@ use super::plan::{command, databases, user};
 use crate::error::{Error, Kind, Result};
 use crate::ids::new_id;
 use crate::node::Node;
-use crate::pod::{ExecEnd, short, userns};
+use crate::pod::{ExecEnd, Pod, short, userns};
 use crate::request::ExecRequest;
+use crate::shim::ShimError;
 use crate::tasks::blocking;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -117,6 +118,17 @@ impl Node {
         request: ExecRequest,
         fds: &[BorrowedFd<'_>],
     ) -> Result<(oneshot::Receiver<ExecEnd>, Vec<OwnedFd>)> {
+        let (ended, fds, mut caller) = self.exec_begin_for(id, request, fds).await?;
+        caller.waits = false;
+        Ok((ended, fds))
+    }
+
+    async fn exec_begin_for(
+        self: &Arc<Self>,
+        id: &str,
+        request: ExecRequest,
+        fds: &[BorrowedFd<'_>],
+    ) -> Result<(oneshot::Receiver<ExecEnd>, Vec<OwnedFd>, Caller)> {
         let container = self.find_container(id)?;
         let (_, plan) = self.exec_plan(id, request).await?;
         let pod = container.pod();
@@ -124,12 +136,18 @@ impl Node {
         let exec_id = plan.exec_id.clone();
         let program = plan.process.args.first().cloned().unwrap_or_default();
         let ended = pod.expect_exec(&exec_id);
+        let container_id = plan.container_id.clone();
+        let mut caller = Caller { pod: pod.clone(), container_id, exec_id, waits: true };
         match shim.call_with(Request::Exec(Box::new(plan)), fds, BEGIN).await {
-            Ok((Reply::ExecStarted { .. }, fds)) => Ok((ended, fds)),
+            Ok((Reply::ExecStarted { .. }, fds)) => Ok((ended, fds, caller)),
             Ok((other, _)) => Err(Error::internal(format!("the shim answered an exec with {other:?}"))),
             Err(e) => {
-                pod.exec_ended(&exec_id, None);
-                Err(Error::from(e).context(format!("exec {program:?} in container {}", short(container.id()))))
+                if matches!(e, ShimError::Failed(_)) {
+                    caller.waits = false;
+                    caller.pod.exec_ended(&caller.exec_id, None);
+                }
+                Err(Error::from(e)
+                    .context(format!("exec {program:?} in container {}", short(container.id()))))
             }
         }
     }
@@ -148,7 +166,7 @@ impl Node {
         )
         .map_err(|e| Error::internal(format!("open(/dev/null): {e}")))?;
         let fds = [null.as_fd(), stdout_end.as_fd(), stderr_end.as_fd()];
-        let (ended, _) = self.exec_begin(id, request, &fds).await?;
+        let (ended, _, mut caller) = self.exec_begin_for(id, request, &fds).await?;
         // Only the process holds these ends now, so that its end is the output's.
         drop((null, stdout_end, stderr_end));
         let limit = self.config.limits.exec_sync_output;
@@ -158,6 +176,7 @@ impl Node {
         let end = ended
             .await
             .map_err(|_| Error::new(Kind::Unavailable, "the pod's shim went away during the exec"))?;
+        caller.waits = false;
         let both = async { tokio::join!(reading, reading_err) };
         if tokio::time::timeout(DRAIN, both).await.is_err() {
             tracing::debug!(
@@ -176,6 +195,34 @@ impl Node {
         }
         let (stdout, stderr) = (std::mem::take(&mut *out.lock()), std::mem::take(&mut *err.lock()));
         Ok(ExecOutput { stdout, stderr, exit_code: end.exit_code })
+    }
+}
+
+/// Who waits for an exec. One that goes before its end leaves nobody who could come for the output: the exec is killed, and
+/// with it what a call without a time limit would leave in the container for ever.
+struct Caller {
+    pod: Arc<Pod>,
+    container_id: String,
+    exec_id: String,
+    waits: bool,
+}
+
+impl Drop for Caller {
+    fn drop(&mut self) {
+        if !self.waits {
+            return;
+        }
+        self.pod.exec_ended(&self.exec_id, None);
+        let (container_id, exec_id) = (self.container_id.clone(), self.exec_id.clone());
+        // Without a runtime stratad is ending, and the shim goes on by itself.
+        if let (Some(shim), Ok(runtime)) = (self.pod.shim(), tokio::runtime::Handle::try_current()) {
+            runtime.spawn(async move {
+                let kill = Request::KillExec { container_id, exec_id, signal: 9 };
+                if let Err(e) = shim.done(kill, crate::shim::PROMPT).await {
+                    tracing::debug!(error = %e, "an exec that nobody waits for");
+                }
+            });
+        }
     }
 }
 

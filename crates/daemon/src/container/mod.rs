@@ -17,6 +17,7 @@ mod stop;
 mod update;
 
 use crate::error::{Error, Kind, Result};
+use crate::pod::state::PodState;
 use crate::pod::{Pod, short};
 use crate::request::{Extras, Origin};
 use record::{ContainerRecord, Exit};
@@ -217,7 +218,7 @@ impl Containers {
     /// Forgets one, and frees its name.
     pub(crate) fn forget(&self, id: &str) {
         self.by_id.write().unwrap_or_else(PoisonError::into_inner).remove(id);
-        self.names.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, owner| owner != id);
+        self.free_name(id);
     }
 
     /// Every container, in no order.
@@ -257,13 +258,20 @@ impl Containers {
         }
     }
 
+    /// Frees the name of one that is nobody's to see any more.
+    pub(crate) fn free_name(&self, id: &str) {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner).retain(|_, owner| owner != id);
+    }
+
     /// The container that a person means: a whole ID, a name, or an unambiguous prefix of an ID.
     ///
     /// # Errors
     /// [`Kind::NotFound`], or [`Kind::InvalidArgument`] for a prefix of several.
     pub(crate) fn find(&self, what: &str) -> Result<Arc<Container>> {
         let all = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
-        let made = |c: &&Arc<Container>| c.state() != ContainerState::Creating;
+        let made = |c: &&Arc<Container>| {
+            c.state() != ContainerState::Creating && c.pod.state() != PodState::Discarding
+        };
         if let Some(container) = all.get(what).filter(made) {
             return Ok(Arc::clone(container));
         }

@@ -9,6 +9,7 @@ use crate::request::Origin;
 use crate::tasks::{blocking, detached};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 use strata_wire::Request;
@@ -61,13 +62,47 @@ impl Node {
         self.forget_container(container).await
     }
 
+    /// Where the seccomp profile is that was sent with a container of the strata command.
+    pub(crate) fn seccomp_file(&self, id: &str) -> PathBuf {
+        self.config.root.join("seccomp").join(format!("{id}.json"))
+    }
+
+    /// Removes it; absence is fine.
+    pub(crate) fn forget_seccomp(&self, id: &str) {
+        let path = self.seccomp_file(id);
+        match std::fs::remove_file(&path) {
+            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
+                tracing::warn!(path = %path.display(), error = %e, "a seccomp profile cannot be removed");
+            }
+            _ => {}
+        }
+    }
+
+    /// Removes seccomp profiles that no container has: of creations that were cut off.
+    pub(crate) fn forget_strange_seccomp(&self) {
+        use std::collections::HashSet;
+        let profile = |c: Arc<Container>| {
+            let context = super::assemble::security_context(&c.record().config);
+            context.seccomp.map(|p| PathBuf::from(p.localhost_ref))
+        };
+        let known: HashSet<PathBuf> = self.containers.all().into_iter().filter_map(profile).collect();
+        for entry in std::fs::read_dir(self.config.root.join("seccomp")).into_iter().flatten().flatten() {
+            if !known.contains(&entry.path())
+                && let Err(e) = std::fs::remove_file(entry.path())
+            {
+                tracing::warn!(path = %entry.path().display(), error = %e, "a seccomp profile cannot be removed");
+            }
+        }
+    }
+
     /// Lets go of everything that a container has; repeatable.
     pub(crate) async fn forget_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let id = container.id().to_owned();
         let known = container.state() != ContainerState::Creating;
         if let Some(shim) = container.pod().shim() {
             match shim.done(Request::Remove { id: id.clone() }, REMOVE).await.map_err(Error::from) {
-                Err(e) if e.kind() != Kind::NotFound => {
+                // Its pod may be stopped at the same time: then the shim has killed it on its way out.
+                Err(e) if !(e.kind() == Kind::NotFound || shim.is_closed()) => {
                     return Err(e.context(format!("container {}", short(&id))));
                 }
                 _ => {}
@@ -77,7 +112,8 @@ impl Node {
         let store = self.store.clone();
         let own = id.clone();
         blocking(move || {
-            group.remove().map_err(|e| Error::internal(e.to_string()))?;
+            // Without its shim it is ours to kill.
+            group.kill().and_then(|()| group.remove()).map_err(|e| Error::internal(e.to_string()))?;
             Ok(store.remove_container(&own)?)
         })
         .await?;
@@ -87,6 +123,7 @@ impl Node {
             let pod = container.pod();
             self.events.container_deleted(pod.origin(), &id, || pod.info());
         }
+        self.forget_seccomp(&id);
         // Whoever waits for its end learns of it.
         let _ = container.change(Change::Removing, |_| {});
         Ok(())

@@ -20,8 +20,6 @@ use strata_wire::state::ExitRecord;
 const SIGKILL: i32 = 9;
 /// What a program that was killed exits with.
 const KILLED: i32 = 128 + SIGKILL;
-/// How long the pod of an ended container of the strata command stays up.
-const RETIRE: Duration = Duration::from_secs(2);
 /// How long a killed container may take to end: its processes may wait for a device.
 const KILL: Duration = Duration::from_secs(30);
 
@@ -48,6 +46,10 @@ impl Node {
         timeout: Duration,
         signal: Option<i32>,
     ) -> Result<()> {
+        if container.state() == ContainerState::Created {
+            // It may be about to run: a start that is under way has the turn.
+            drop(container.turn.lock().await);
+        }
         if container.state() != ContainerState::Running {
             return Ok(());
         }
@@ -220,28 +222,36 @@ impl Node {
             ),
             Err(e) => tracing::debug!(error = %e, "exit"),
         }
-        let record = container.record();
-        if record.origin == Origin::Strata && exit.run > 0 && !record.extras.auto_remove {
-            tokio::spawn(self.clone().retirement(container.clone(), exit.run));
-        }
-        if record.extras.auto_remove && exit.run > 0 {
-            let (removal, id) = (self.clone().removal(container.id()), container.id().to_owned());
-            tokio::spawn(async move {
-                if let Err(e) = removal.await {
-                    tracing::warn!(container = short(&id), error = %e, "cannot be removed after its end");
-                }
-            });
-        }
+        self.clean_up_after(container);
         written.is_ok()
+    }
+
+    /// What follows the end of a container of the strata command: its removal, or at least its pod's end.
+    pub(crate) fn clean_up_after(self: &Arc<Self>, container: &Arc<Container>) {
+        let (record, live) = (container.record(), container.live());
+        let Some(run) = live.exit.filter(|_| record.origin == Origin::Strata).map(|e| e.run) else { return };
+        if run == 0 {
+            return;
+        }
+        if !record.extras.auto_remove {
+            tokio::spawn(self.clone().retirement(container.clone(), run));
+            return;
+        }
+        let (removal, id) = (self.clone().removal(container.id()), container.id().to_owned());
+        tokio::spawn(async move {
+            if let Err(e) = removal.await {
+                tracing::warn!(container = short(&id), error = %e, "cannot be removed after its end");
+            }
+        });
     }
 }
 
 impl Node {
-    /// Gives back what the pod of an ended container of the strata command holds: its shim, its address. Clients that are
-    /// attached have the time to read the last output; a start in between keeps it.
+    /// Gives back what the pod of an ended container of the strata command holds: its shim, its address. The shim goes on
+    /// without the pod until attached clients have read the last output. Stopping a pod ends containers, so the type of this
+    /// future must not be part of theirs.
     fn retirement(self: Arc<Self>, container: Arc<Container>, run: u32) -> BoxFuture<'static, ()> {
         async move {
-            tokio::time::sleep(RETIRE).await;
             let _turn = container.turn.lock().await;
             if container.state() != ContainerState::Exited || container.record().runs != run {
                 return;

@@ -37,9 +37,13 @@ pub(super) fn save(
     if request.refs.is_empty() {
         return Err(Error::invalid("name at least one image to save"));
     }
-    let format = match request.format() {
-        Format::Docker => ArchiveFormat::Docker,
-        Format::Oci => ArchiveFormat::Oci,
+    let format = match Format::try_from(request.format) {
+        Ok(Format::Docker) => ArchiveFormat::Docker,
+        Ok(Format::Oci) => ArchiveFormat::Oci,
+        Err(_) => {
+            let text = format!("archive format {}: must be DOCKER or OCI", request.format);
+            return Err(Error::invalid(text));
+        }
     };
     let (out, stream) = mpsc::channel(DEPTH);
     let node = Arc::clone(node);

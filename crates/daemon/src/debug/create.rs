@@ -9,11 +9,9 @@ use crate::node::Node;
 use crate::pod::short;
 use crate::request::{ContainerRequest, Extras, NetworkMode, Origin, PodRequest};
 use crate::tasks::blocking;
-use std::ffi::OsStr;
 use std::sync::Arc;
 use strata_api::cri::security_profile::ProfileType;
 use strata_api::{cri, debug};
-use strata_oci::Digest;
 use strata_sys::durable;
 
 /// The namespace of hidden pods.
@@ -28,7 +26,10 @@ pub(super) async fn create(
     // Before anything is made, and with NotFound: the client pulls then, and asks again.
     find(node, &request.image)?;
     let security = Security::parse(&request.security_opt)?;
-    let seccomp = seccomp(node, security.seccomp.clone()).await?;
+    if let Seccomp::Text(text) = &security.seccomp {
+        strata_oci::seccomp::Profile::parse(text.as_bytes())
+            .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}")))?;
+    }
     let given = names::check_given(&request.name)?;
     let mut attempts = NAME_ATTEMPTS;
     loop {
@@ -37,13 +38,19 @@ pub(super) async fn create(
             None => names::generate(|n| node.find_container(n).is_ok())?,
         };
         let uid = new_id()?;
+        let seccomp = seccomp(node, security.seccomp.clone(), &uid).await?;
         let (pod, container) = requests(&request, &name, &uid, &security, seccomp.as_ref())?;
         match node.create_standalone(pod, container).await {
             Ok(id) => {
                 return Ok(debug::CreateContainerResponse { id, warnings: warnings(&request) });
             }
-            Err(e) if e.kind() == Kind::AlreadyExists && given.is_none() && attempts > 0 => attempts -= 1,
-            Err(e) => return Err(e),
+            Err(e) => {
+                node.forget_seccomp(&uid);
+                if e.kind() != Kind::AlreadyExists || given.is_some() || attempts == 0 {
+                    return Err(e);
+                }
+                attempts -= 1;
+            }
         }
     }
 }
@@ -191,8 +198,8 @@ fn warnings(request: &debug::CreateContainerRequest) -> Vec<String> {
     warnings
 }
 
-/// The profile as CRI names it. A text becomes a file, since the container can be started again.
-async fn seccomp(node: &Node, choice: Seccomp) -> Result<Option<cri::SecurityProfile>> {
+/// The profile as CRI names it. A text becomes a file of the container's, which can be started again, and goes with it.
+async fn seccomp(node: &Node, choice: Seccomp, id: &str) -> Result<Option<cri::SecurityProfile>> {
     let profile = |kind: ProfileType, path: String| cri::SecurityProfile {
         profile_type: kind.into(),
         localhost_ref: path,
@@ -202,19 +209,19 @@ async fn seccomp(node: &Node, choice: Seccomp) -> Result<Option<cri::SecurityPro
         Seccomp::Unconfined => Ok(Some(profile(ProfileType::Unconfined, String::new()))),
         Seccomp::File(path) => Ok(Some(profile(ProfileType::Localhost, path))),
         Seccomp::Text(text) => {
-            strata_oci::seccomp::Profile::parse(text.as_bytes())
-                .map_err(|e| Error::invalid(format!("Decoding seccomp profile failed: {e}")))?;
-            let dir = node.config.root.join("seccomp");
-            let name = format!("{}.json", Digest::sha256_of(text.as_bytes()).hex());
-            let path = dir.join(&name).to_string_lossy().into_owned();
+            let path = node.seccomp_file(id);
+            let text_path = path.to_string_lossy().into_owned();
             blocking(move || {
                 let fail = |e: strata_sys::Error| Error::internal(format!("seccomp profile: {e}"));
-                durable::mkdir_all(&dir, 0o700).map_err(fail)?;
-                let fd = durable::open_dir(&dir).map_err(fail)?;
-                durable::write_file(&fd, OsStr::new(&name), text.as_bytes(), 0o600).map_err(fail)
+                let (Some(dir), Some(name)) = (path.parent(), path.file_name()) else {
+                    return Err(Error::internal(format!("seccomp profile {}: no file", path.display())));
+                };
+                durable::mkdir_all(dir, 0o700).map_err(fail)?;
+                let fd = durable::open_dir(dir).map_err(fail)?;
+                durable::write_file(&fd, name, text.as_bytes(), 0o600).map_err(fail)
             })
             .await?;
-            Ok(Some(profile(ProfileType::Localhost, path)))
+            Ok(Some(profile(ProfileType::Localhost, text_path)))
         }
     }
 }

@@ -18,6 +18,9 @@ const DEPTH: usize = 64;
 
 /// The image that a text means; Docker's words if there is none.
 pub(super) fn find(node: &Node, what: &str) -> Result<Arc<Image>> {
+    if what.is_empty() {
+        return Err(Error::invalid("no image is named: give a name or an ID"));
+    }
     node.images.resolve(what).map_err(|e| match (e.kind(), Reference::parse(what)) {
         (Kind::NotFound, Ok(name)) => Error::not_found(format!("No such image: {}", name.familiar())),
         _ => e,

@@ -144,6 +144,10 @@ pub(super) fn mount(mount: &debug::BindMount) -> Result<cri::Mount> {
             return Err(Error::invalid(format!("mount on {}: invalid propagation {other:?}", mount.target)));
         }
     };
+    if !mount.target.starts_with('/') {
+        let text = format!("invalid mount path: '{}': mount path must be absolute", mount.target);
+        return Err(Error::invalid(text));
+    }
     if mount.source.is_empty() {
         return Err(Error::invalid(format!(
             "mount on {}: Strata has no volumes of its own: give a path of the host too",

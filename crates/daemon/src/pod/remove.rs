@@ -21,6 +21,7 @@ impl Node {
             }
             node.end_containers(&pod).await;
             pod.change(Change::Discarding)?;
+            node.containers.of_pod(pod.id()).iter().for_each(|c| node.containers.free_name(c.id()));
             // From here on it is gone for everybody; should this daemon die, the next one goes on from the record. If that
             // cannot be written, the next one finds a pod without a shim instead.
             if let Err(e) = node.put_pod(&pod).await {

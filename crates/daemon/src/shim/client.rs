@@ -62,12 +62,17 @@ enum Incoming {
 }
 
 type Answer = (Reply, Vec<OwnedFd>);
+type Outgoing = (Vec<u8>, Vec<OwnedFd>);
+
+/// How many messages wait for a shim before those who ask wait too.
+const QUEUE: usize = 16;
 
 /// A connected shim.
 #[derive(Debug)]
 pub(crate) struct Shim {
     stream: UnixStream,
-    writing: tokio::sync::Mutex<()>,
+    /// Whole messages to be sent: who asks may stop asking in the middle of it, and the next message must not follow half of one.
+    out: mpsc::Sender<Outgoing>,
     waiting: Mutex<HashMap<u64, oneshot::Sender<Answer>>>,
     next: AtomicU64,
     closed: watch::Sender<bool>,
@@ -96,9 +101,10 @@ impl Shim {
             .map_err(|_| ShimError::Deadline(PROMPT))?
             .map_err(|e| gone(&format!("connect({}): {e}", dir.join(SOCKET).display())))?;
         drop(fd);
+        let (out, outgoing) = mpsc::channel(QUEUE);
         let mut shim = Self {
             stream,
-            writing: tokio::sync::Mutex::default(),
+            out,
             waiting: Mutex::default(),
             next: AtomicU64::new(1),
             closed: watch::Sender::new(false),
@@ -120,6 +126,7 @@ impl Shim {
         let shim = Arc::new(shim);
         let (tell, events) = mpsc::unbounded_channel();
         tokio::spawn(read(Arc::clone(&shim), decoder, tell));
+        tokio::spawn(write(Arc::clone(&shim), outgoing));
         match shim.call(Request::Subscribe, PROMPT).await? {
             Reply::State { containers, .. } => Ok(Connected { shim, containers, events }),
             other => Err(ShimError::Unexpected(format!("{other:?}"))),
@@ -169,7 +176,10 @@ impl Shim {
         let asked = async {
             let envelope = Envelope { id, fds: u8::try_from(fds.len()).unwrap_or(u8::MAX), body: request };
             let bytes = frame::encode(&envelope).map_err(|e| ShimError::Unexpected(e.to_string()))?;
-            self.write(&bytes, fds).await.map_err(|e| ShimError::Gone(e.to_string()))?;
+            let fds = fds.iter().map(BorrowedFd::try_clone_to_owned).collect::<Result<_, _>>();
+            let fds = fds.map_err(|e| ShimError::Unexpected(format!("descriptors for it: {e}")))?;
+            let gone = |_| ShimError::Gone("it closed the connection".into());
+            self.out.send((bytes, fds)).await.map_err(gone)?;
             answered.await.map_err(|_| ShimError::Gone("it closed the connection".into()))
         };
         match tokio::time::timeout(deadline, asked).await {
@@ -195,7 +205,6 @@ impl Shim {
     }
 
     async fn write(&self, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> Result<(), FrameError> {
-        let writing = self.writing.lock().await;
         let (mut rest, mut fds) = (bytes, fds);
         while !rest.is_empty() {
             let sent = self
@@ -206,7 +215,6 @@ impl Shim {
             rest = rest.get(sent..).unwrap_or_default();
             fds = &[];
         }
-        drop(writing);
         Ok(())
     }
 
@@ -240,6 +248,37 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Sends message after message, for as long as the connection lives.
+async fn write(shim: Arc<Shim>, mut outgoing: mpsc::Receiver<Outgoing>) {
+    let mut closed = shim.closed.subscribe();
+    loop {
+        let sent = tokio::select! {
+            message = outgoing.recv() => match message {
+                None => return,
+                Some((bytes, fds)) => {
+                    let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                    tokio::select! {
+                        sent = shim.write(&bytes, &fds) => sent,
+                        () = over(&mut closed) => return,
+                    }
+                }
+            },
+            () = over(&mut closed) => return,
+        };
+        if let Err(e) = sent {
+            tracing::debug!(shim = %shim.socket.display(), "the connection to a shim broke: {e}");
+            // The reading side ends with it, and tells whoever waits.
+            let _ = rustix::net::shutdown(&shim.stream, rustix::net::Shutdown::Both);
+            return;
+        }
+    }
+}
+
+async fn over(closed: &mut watch::Receiver<bool>) {
+    // Without a sender it is over too.
+    let _ = closed.wait_for(|c| *c).await;
+}
+
 async fn read(shim: Arc<Shim>, mut decoder: Decoder, events: mpsc::UnboundedSender<Event>) {
     let ended = loop {
         match take(&shim, &mut decoder, &events) {
@@ -270,7 +309,22 @@ fn take(
     decoder: &mut Decoder,
     events: &mpsc::UnboundedSender<Event>,
 ) -> Result<bool, FrameError> {
-    let Some((envelope, fds)) = decoder.take::<Incoming>()? else { return Ok(false) };
+    let (envelope, fds) = match decoder.take::<Incoming>() {
+        Ok(Some(message)) => message,
+        Ok(None) => return Ok(false),
+        // Only who asked for them misses them.
+        Err(FrameError::Descriptors { id, named, came }) => {
+            let error = FrameError::Descriptors { id, named, came };
+            let failure = Failure {
+                kind: FailureKind::Internal,
+                step: "receive descriptors".into(),
+                message: error.to_string(),
+                errno: None,
+            };
+            (strata_wire::Envelope { id, fds: 0, body: Incoming::Reply(Reply::Error(failure)) }, Vec::new())
+        }
+        Err(e) => return Err(e),
+    };
     match envelope.body {
         Incoming::Reply(reply) => {
             if let Some(waiter) = lock(&shim.waiting).remove(&envelope.id) {

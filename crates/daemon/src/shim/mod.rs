@@ -5,6 +5,6 @@ pub(crate) mod client;
 mod session;
 pub(crate) mod spawn;
 
-pub(crate) use client::{Connected, PROMPT, Shim};
+pub(crate) use client::{Connected, PROMPT, Shim, ShimError};
 pub(crate) use session::Session;
 pub(crate) use spawn::Spawner;

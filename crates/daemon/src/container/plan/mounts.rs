@@ -187,10 +187,14 @@ fn cri_mount(asked: &cri::Mount) -> Result<Mount> {
         return Err(Error::invalid(text));
     }
     let source = host_source(&asked.host_path)?;
-    let propagation = match asked.propagation() {
-        cri::MountPropagation::PropagationPrivate => Propagation::Private,
-        cri::MountPropagation::PropagationHostToContainer => Propagation::Slave,
-        cri::MountPropagation::PropagationBidirectional => Propagation::Shared,
+    let propagation = match cri::MountPropagation::try_from(asked.propagation) {
+        Ok(cri::MountPropagation::PropagationPrivate) => Propagation::Private,
+        Ok(cri::MountPropagation::PropagationHostToContainer) => Propagation::Slave,
+        Ok(cri::MountPropagation::PropagationBidirectional) => Propagation::Shared,
+        Err(_) => {
+            let text = format!("mount on {target}: there is no propagation {} in CRI v1", asked.propagation);
+            return Err(Error::invalid(text));
+        }
     };
     if asked.recursive_read_only && (!asked.readonly || propagation != Propagation::Private) {
         return Err(Error::invalid(format!(

@@ -1,0 +1,129 @@
+//! Each call with missing, malformed, unknown, duplicate and conflicting input: the code and the words that the caller gets, and
+//! that a refused call leaves nothing behind.
+//!
+//! What Kubernetes relies on: what is not there is `NotFound` where a caller asks about it and success where it is to be gone; what
+//! cannot be meant is `InvalidArgument`; a taken name `AlreadyExists`; a wrong state `FailedPrecondition`.
+
+mod containers;
+mod debug;
+mod execs;
+mod images;
+mod newest;
+mod pods;
+mod scene;
+mod streaming;
+
+use k8s_cri::v1 as cri;
+use scene::Scene;
+use strata_e2e::node::{container, pod, test};
+use tonic::Code;
+
+#[test]
+fn of_pods() {
+    test(|node| {
+        let scene = Scene::new(node);
+        scene.check(pods::run(&scene));
+        scene.check(pods::others(&scene));
+        scene.check(newest::limits(&scene));
+        scene.check(newest::streams(&scene));
+        scene.check(newest::without_input(&scene));
+    });
+}
+
+#[test]
+fn of_containers() {
+    test(|node| {
+        let scene = Scene::new(node);
+        scene.check(containers::create(&scene));
+        scene.check(containers::security(&scene));
+        scene.check(containers::limits(&scene));
+        scene.check(containers::others(&scene));
+        scene.check(execs::all(&scene));
+        scene.check(streaming::all(&scene));
+    });
+}
+
+#[test]
+fn of_images() {
+    test(|node| {
+        let scene = Scene::new(node);
+        scene.check(images::cri(&scene));
+        scene.check(images::debug(&scene));
+        scene.check(images::archives(&scene));
+    });
+}
+
+#[test]
+fn of_the_strata_command() {
+    test(|node| {
+        let scene = Scene::new(node);
+        scene.check(debug::create(&scene));
+        scene.check(debug::others(&scene));
+        scene.check(debug::sessions(&scene));
+    });
+}
+
+/// stratad's word for it, unless the test's own client has looked at the clock first.
+#[track_caller]
+fn assert_late(late: &tonic::Status) {
+    let told = late.code() == Code::DeadlineExceeded && late.message().contains("300ms");
+    assert!(told || late.message() == "Timeout expired", "{late:?}");
+}
+
+/// A caller that stops waiting is told so in gRPC's word for it, and what it asked for goes on.
+#[test]
+fn a_deadline_is_told_as_one() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "deadline");
+        let pod_id = node.run_pod(&config);
+        let deaf = "trap '' TERM; echo ready; while :; do sleep 0.1; done";
+        let id = node.run_container(&pod_id, &config, &container(node, "deaf", deaf));
+        strata_e2e::eventually(10, "the trap is set", || match node.log(&id).first() {
+            Some(line) if line.text == "ready" => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        let mut stop =
+            tonic::Request::new(cri::StopContainerRequest { container_id: id.clone(), timeout: 1 });
+        stop.set_timeout(std::time::Duration::from_millis(300));
+        let late = node.cri(async |mut c| c.stop_container(stop).await).unwrap_err();
+        assert_late(&late);
+        assert_eq!(node.wait_exit(&id).exit_code, 137);
+
+        let id = node.run_container(&pod_id, &config, &container(node, "c", "exec sleep 1000"));
+        let mut exec = tonic::Request::new(cri::ExecSyncRequest {
+            container_id: id.clone(),
+            cmd: vec!["sleep".into(), "7654".into()],
+            timeout: 0,
+        });
+        exec.set_timeout(std::time::Duration::from_millis(300));
+        let late = node.cri(async |mut c| c.exec_sync(exec).await).unwrap_err();
+        assert_late(&late);
+        // Nobody can come for its output any more.
+        let left = || match node.exec(&id, "ps -o args | grep 'sleep 7654' | grep -v grep || true") {
+            none if none.is_empty() => Ok(()),
+            some => Err(some),
+        };
+        strata_e2e::eventually(10, "the exec has ended with its caller", left);
+    });
+}
+
+/// IDs may be shortened by people; a beginning of several is refused, never guessed.
+#[test]
+fn an_id_that_means_several_is_refused() {
+    test(|node| {
+        let ids: Vec<String> = (0..17).map(|n| node.run_pod(&pod(node, &format!("many{n}")))).collect();
+        // Of 17 IDs two begin with the same digit.
+        let digit = "0123456789abcdef"
+            .chars()
+            .find(|digit| ids.iter().filter(|id| id.starts_with(*digit)).count() > 1)
+            .unwrap()
+            .to_string();
+        for result in [node.stop_pod(&digit), node.remove_pod(&digit)] {
+            let refused = result.unwrap_err();
+            assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
+            assert!(refused.message().contains("ambiguous"), "{refused:?}");
+        }
+        assert!(ids.iter().all(|id| node.pod_status(id).state() == cri::PodSandboxState::SandboxReady));
+    });
+}
