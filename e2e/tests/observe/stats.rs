@@ -29,7 +29,12 @@ fn containers_and_pods() {
             let rate = cpu.usage_nano_cores.unwrap_or_default().value;
             if (10_000_000..2_000_000_000).contains(&rate) { Ok(()) } else { Err(rate.to_string()) }
         });
-        let memory = first.memory.unwrap();
+        // The kernel adds some of its counters up every other second only.
+        let memory = strata_e2e::eventually(20, "page faults are counted", || {
+            let memory = of_container(node, &id).memory.unwrap_or_default();
+            let faults = memory.page_faults.as_ref().map_or(0, |n| n.value);
+            if faults > 0 { Ok(memory) } else { Err(format!("{memory:?}")) }
+        });
         let (working_set, usage) =
             (number(memory.working_set_bytes.as_ref()), number(memory.usage_bytes.as_ref()));
         assert!(working_set > 0 && working_set <= usage && usage < 64 << 20, "{memory:?}");
