@@ -1,6 +1,7 @@
 //! End-to-end tests: each has a node of its own, and nothing of it may be left afterwards.
 
 mod archive;
+mod cni;
 mod contract;
 mod crash;
 mod credentials;
@@ -24,4 +25,5 @@ mod security;
 mod space;
 mod streaming;
 mod terminal;
+mod userns;
 mod walk;

@@ -39,7 +39,9 @@ impl<'a> Sources<'a> {
     pub(crate) fn open_all(&mut self, mounts: &[Mount], bench: &Bench<'_>) -> Result<(), Failure> {
         for (n, m) in mounts.iter().enumerate() {
             let opened = match &m.kind {
-                MountKind::Bind { .. } if self.opened.get(n).is_none_or(Option::is_none) => self.bind(n, m)?,
+                MountKind::Bind { .. } if self.opened.get(n).is_none_or(Option::is_none) => {
+                    self.bind(n, m)?
+                }
                 // They show the pod's namespaces, which have been joined; a root of the user namespace may only mount what its
                 // mount namespace shows already, in full.
                 MountKind::Fs { fstype, options } if ["sysfs", "mqueue"].contains(&fstype.as_str()) => {

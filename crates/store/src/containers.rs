@@ -117,7 +117,8 @@ impl Store {
             return Err(removed_just_now(image));
         }
         inner.held(lease).layers.extend(stack.iter().cloned());
-        let using = ContainerUse { image: image.id.clone(), layers: stack.to_vec(), mounted: Vec::new(), ids };
+        let using =
+            ContainerUse { image: image.id.clone(), layers: stack.to_vec(), mounted: Vec::new(), ids };
         inner.containers.insert(id.to_owned(), using);
         drop(inner);
         self.sizes.watch(id);

@@ -36,6 +36,7 @@ fn device(host: &str, inside: &str, permissions: &str) -> Vec<cri::Device> {
     vec![cri::Device { host_path, container_path, permissions: permissions.into() }]
 }
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn create<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
     use Code::{AlreadyExists, FailedPrecondition, InvalidArgument, NotFound};
     let node = scene.node;
@@ -206,7 +207,7 @@ pub(crate) fn security<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
             InvalidArgument,
             "namespace",
             Box::new(|c| {
-                context(c).namespace_options = Some(cri::NamespaceOption { pid: 99, ..Default::default() })
+                context(c).namespace_options = Some(cri::NamespaceOption { pid: 99, ..Default::default() });
             }),
         ),
         (

@@ -134,7 +134,7 @@ pub(crate) fn debug<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
 }
 
 /// An archive as the strata command sends it.
-fn load(node: &Node, data: Vec<u8>) -> Result<(), Status> {
+fn load(node: &Node, data: &[u8]) -> Result<(), Status> {
     let chunks: Vec<_> = data.chunks(1 << 16).map(|c| debug::ArchiveChunk { data: c.to_vec() }).collect();
     node.debug(async |mut c| drain(c.load_images(tokio_stream(chunks)).await?).await)
 }
@@ -157,8 +157,8 @@ pub(crate) fn archives<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fails("SaveImages", "nothing", InvalidArgument, "", move || save(&[], 0)),
         fails("SaveImages", "unknown", NotFound, "absent", move || save(&[ABSENT], 0)),
         fails("SaveImages", "format", InvalidArgument, "format", move || save(&[&node.image("busybox")], 99)),
-        fails("LoadImages", "nothing", InvalidArgument, "", move || load(node, Vec::new())),
-        fails("LoadImages", "no archive", InvalidArgument, "", move || load(node, vec![b'x'; 100_000])),
-        fails("LoadImages", "an empty archive", InvalidArgument, "", move || load(node, vec![0; 10_240])),
+        fails("LoadImages", "nothing", InvalidArgument, "", move || load(node, &[])),
+        fails("LoadImages", "no archive", InvalidArgument, "", move || load(node, &[b'x'; 100_000])),
+        fails("LoadImages", "an empty archive", InvalidArgument, "", move || load(node, &[0; 10_240])),
     ]
 }

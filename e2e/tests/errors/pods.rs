@@ -21,6 +21,7 @@ fn sysctl(config: &mut PodSandboxConfig, name: &str, value: &str) {
 
 type Change = Box<dyn FnOnce(&mut PodSandboxConfig)>;
 
+#[expect(clippy::too_many_lines, reason = "a table")]
 pub(crate) fn run<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
     use Code::{AlreadyExists, InvalidArgument};
     let node = scene.node;

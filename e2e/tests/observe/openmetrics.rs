@@ -52,7 +52,7 @@ fn labels(text: &str) -> BTreeMap<String, String> {
             }
         };
         assert!(found.insert(key.to_owned(), value).is_none(), "{key} twice in {text:?}");
-        rest = after[end + 1..].strip_prefix(',').unwrap_or(&after[end + 1..]);
+        rest = after[end + 1..].strip_prefix(',').unwrap_or_else(|| &after[end + 1..]);
     }
     found
 }
@@ -116,7 +116,8 @@ pub(super) fn parse(text: &str) -> Told {
 
 /// Buckets grow, and the last of them holds everything.
 fn histograms(told: &Told) {
-    let mut all: HashMap<(&str, BTreeMap<String, String>), Vec<(f64, f64)>> = HashMap::new();
+    type Buckets = Vec<(f64, f64)>;
+    let mut all: HashMap<(&str, BTreeMap<String, String>), Buckets> = HashMap::new();
     for ((name, labels), value) in &told.series {
         if let Some(family) = name.strip_suffix("_bucket") {
             let mut labels = labels.clone();

@@ -5,7 +5,7 @@ use std::net::TcpStream;
 use strata_e2e::node::Node;
 
 /// A request for an upgrade; the status code and the connection.
-pub fn upgrade(node: &Node, url: &str, protocol: &str) -> (u16, TcpStream) {
+pub(super) fn upgrade(node: &Node, url: &str, protocol: &str) -> (u16, TcpStream) {
     let rest = url.strip_prefix("http://").unwrap_or_else(|| panic!("{url}"));
     let (host, path) = rest.split_once('/').unwrap_or_else(|| panic!("{url}"));
     let mut stream = node.netns().run(|| TcpStream::connect(host)).unwrap_or_else(|e| panic!("{host}: {e}"));
@@ -28,7 +28,7 @@ pub fn upgrade(node: &Node, url: &str, protocol: &str) -> (u16, TcpStream) {
 
 /// What a session has said.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Said {
+pub(super) struct Said {
     /// By channel: input's is empty.
     pub channels: [Vec<u8>; 5],
     /// The close frame's code.
@@ -36,23 +36,23 @@ pub struct Said {
 }
 
 impl Said {
-    pub fn text(&self, channel: usize) -> String {
+    pub(super) fn text(&self, channel: usize) -> String {
         String::from_utf8_lossy(&self.channels[channel]).into_owned()
     }
 }
 
 /// A session.
-pub struct Client(TcpStream);
+pub(super) struct Client(TcpStream);
 
 impl Client {
-    pub fn connect(node: &Node, url: &str, protocol: &str) -> Self {
+    pub(super) fn connect(node: &Node, url: &str, protocol: &str) -> Self {
         let (status, stream) = upgrade(node, url, protocol);
         assert_eq!(status, 101, "{url}");
         Self(stream)
     }
 
     /// Sends a message, masked with zeros.
-    pub fn send(&mut self, opcode: u8, message: &[u8]) -> io::Result<()> {
+    pub(super) fn send(&mut self, opcode: u8, message: &[u8]) -> io::Result<()> {
         let mut frame = vec![0x80 | opcode, 0x80 | 127];
         frame.extend_from_slice(&(message.len() as u64).to_be_bytes());
         frame.extend_from_slice(&[0; 4]);
@@ -61,12 +61,12 @@ impl Client {
     }
 
     /// Sends bytes on a channel.
-    pub fn write(&mut self, channel: u8, data: &[u8]) -> io::Result<()> {
+    pub(super) fn write(&mut self, channel: u8, data: &[u8]) -> io::Result<()> {
         self.send(2, &[&[channel][..], data].concat())
     }
 
     /// The next message's kind and content; `None` at the connection's end.
-    pub fn read(&mut self) -> Option<(u8, Vec<u8>)> {
+    pub(super) fn read(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut head = [0; 2];
         self.0.read_exact(&mut head).ok()?;
         let mut len = u64::from(head[1]);
@@ -85,7 +85,7 @@ impl Client {
     }
 
     /// Everything until the end, in binary channels.
-    pub fn all(&mut self) -> Said {
+    pub(super) fn all(&mut self) -> Said {
         let mut said = Said::default();
         while let Some((opcode, content)) = self.read() {
             match opcode {
@@ -102,7 +102,7 @@ impl Client {
     }
 
     /// The same connection, to write on while this one reads.
-    pub fn another(&self) -> Self {
+    pub(super) fn another(&self) -> Self {
         Self(self.0.try_clone().unwrap())
     }
 }

@@ -83,7 +83,7 @@ fn node(wanted: &Node, user: &User) -> Result<plan::Device> {
             kind,
             major: number(wanted.major),
             minor: number(wanted.minor),
-            mode: mode.or(found.map(|f| f.mode)).unwrap_or(MODE),
+            mode: mode.or_else(|| found.map(|f| f.mode)).unwrap_or(MODE),
             uid,
             gid,
         }),

@@ -145,7 +145,7 @@ mod tests {
     fn later_directories_win_and_doubles_are_refused() {
         let (low, high) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let put = |dir: &tempfile::TempDir, name: &str, text: &str| {
-            std::fs::write(dir.path().join(name), text).unwrap()
+            std::fs::write(dir.path().join(name), text).unwrap();
         };
         put(&low, "a.json", &spec("v.example/x", "one", "low"));
         put(&low, "b.json", &spec("v.example/x", "two", "low"));

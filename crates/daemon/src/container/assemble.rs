@@ -108,7 +108,7 @@ impl Node {
         let made = group.remove().and_then(|()| group.create()).and_then(|()| group.apply(&limits));
         made.map_err(|e| {
             let _ = group.remove();
-            resources::refused(e)
+            resources::refused(&e)
         })
     }
 

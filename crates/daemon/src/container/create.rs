@@ -223,7 +223,8 @@ impl Node {
 
 /// How the IDs in a container's writable layer are shifted, in a pod with a user namespace.
 fn shift(pod: &Pod) -> Result<Option<IdShift>> {
-    let shift = |ids: IdMap| IdShift { uid: ids.uids.outside, gid: ids.gids.outside, length: ids.uids.length };
+    let shift =
+        |ids: IdMap| IdShift { uid: ids.uids.outside, gid: ids.gids.outside, length: ids.uids.length };
     Ok(userns::of_pod(pod.config())?.map(shift))
 }
 

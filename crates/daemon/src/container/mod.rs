@@ -7,6 +7,7 @@
 
 pub(crate) mod assemble;
 mod create;
+mod deaf;
 pub(crate) mod exec;
 pub(crate) mod plan;
 pub(crate) mod record;

@@ -1,6 +1,7 @@
 //! Stopping, signalling, freezing, waiting; and what happens when a container has ended.
 
 use super::Container;
+use super::deaf;
 use super::record::Exit;
 use super::state::{Change, ContainerState};
 use crate::error::{Error, Kind, Result};
@@ -56,9 +57,14 @@ impl Node {
         container.adjust(|live| live.stopping = true);
         if !timeout.is_zero() {
             let signal = signal.unwrap_or(container.record().stop_signal);
+            let deaf = deaf::is_deaf(container.live().pid, signal);
             self.send(container, signal, false).await?;
             self.thaw_if_paused(container)?;
-            if ended(container, timeout).await {
+            let done = match deaf {
+                true => self.ended_by(container, signal, timeout).await?,
+                false => ended(container, timeout).await,
+            };
+            if done {
                 return Ok(());
             }
         }
@@ -78,6 +84,17 @@ impl Node {
                 stuck.join(", ")
             ),
         ))
+    }
+
+    /// Whether a container ends within a time after its stop signal, which came too early: it is sent again.
+    async fn ended_by(&self, container: &Container, signal: i32, timeout: Duration) -> Result<bool> {
+        let begun = tokio::time::Instant::now();
+        tokio::select! {
+            done = ended(container, timeout) => return Ok(done),
+            () = deaf::hears_at_last(container.live().pid, signal) => {}
+        }
+        self.send(container, signal, false).await?;
+        Ok(ended(container, timeout.saturating_sub(begun.elapsed())).await)
     }
 
     async fn send(&self, container: &Container, signal: i32, all: bool) -> Result<()> {

@@ -90,7 +90,7 @@ fn apply(group: &Group, limits: &Resources, before: &Resources) -> Result<()> {
         if let Err(left) = group.apply(before) {
             tracing::warn!(error = %left, "limits that were refused in part cannot be taken back");
         }
-        resources::refused(e)
+        resources::refused(&e)
     })
 }
 
@@ -115,5 +115,5 @@ fn set_oom_score_adj(group: &Group, adj: i32) -> bool {
     let pids = group.procs().unwrap_or_default();
     let written =
         pids.iter().map(|pid| std::fs::write(format!("/proc/{pid}/oom_score_adj"), adj.to_string()));
-    written.filter_map(|r| r.err()).all(|e| e.kind() != ErrorKind::PermissionDenied)
+    written.filter_map(Result::err).all(|e| e.kind() != ErrorKind::PermissionDenied)
 }

@@ -124,7 +124,7 @@ pub(super) fn describe(container: &ContainerInfo) -> cri::ContainerStatus {
         message: exit.message,
         labels: config.labels.clone(),
         annotations: config.annotations.clone(),
-        mounts: mounts(&record),
+        mounts: mounts(record),
         log_path: record.log_path.clone().unwrap_or_default(),
         resources,
         image_id: record.image_id.clone(),

@@ -26,10 +26,7 @@ pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
     let user_namespaces = userns::supported(&node.config.root);
     let handler = |name: &str| cri::RuntimeHandler {
         name: name.into(),
-        features: Some(cri::RuntimeHandlerFeatures {
-            recursive_read_only_mounts: true,
-            user_namespaces,
-        }),
+        features: Some(cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces }),
     };
     cri::StatusResponse {
         status: Some(cri::RuntimeStatus { conditions }),

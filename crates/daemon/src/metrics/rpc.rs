@@ -138,13 +138,13 @@ impl Call {
         match severity(code) {
             Severity::Done => tracing::debug!(method, code, ms, pod, container, "call"),
             Severity::Asked => {
-                tracing::info!(method, code, ms, pod, container, error = message, "call failed")
+                tracing::info!(method, code, ms, pod, container, error = message, "call failed");
             }
             Severity::Node => {
-                tracing::warn!(method, code, ms, pod, container, error = message, "call failed")
+                tracing::warn!(method, code, ms, pod, container, error = message, "call failed");
             }
             Severity::Ours => {
-                tracing::error!(method, code, ms, pod, container, error = message, "call failed")
+                tracing::error!(method, code, ms, pod, container, error = message, "call failed");
             }
         }
     }

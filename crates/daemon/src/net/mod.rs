@@ -18,8 +18,8 @@ pub(crate) mod cni;
 pub(crate) mod podcidr;
 
 use crate::error::{Error, Result};
-pub(crate) use podcidr::PodCidrs;
 use futures_util::future::BoxFuture;
+pub(crate) use podcidr::PodCidrs;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::net::IpAddr;

@@ -359,7 +359,10 @@ fn ports(config: &cri::PodSandboxConfig, origin: Origin) -> Result<Vec<PortMappi
             Ok(cri::Protocol::Udp) => Protocol::Udp,
             Ok(cri::Protocol::Sctp) => Protocol::Sctp,
             Err(_) => {
-                return Err(Error::invalid(format!("port protocol {}: must be TCP, UDP or SCTP", p.protocol)));
+                return Err(Error::invalid(format!(
+                    "port protocol {}: must be TCP, UDP or SCTP",
+                    p.protocol
+                )));
             }
         };
         PortMapping::parse(&p.host_ip, p.host_port.into(), p.container_port.into(), protocol)

@@ -43,14 +43,12 @@ impl Node {
     /// Who attached a pod; `None` if nobody has to.
     pub(crate) fn provider_of(&self, record: &PodRecord) -> Result<Option<Arc<dyn Provider>>> {
         let Some(name) = &record.network.provider else { return Ok(None) };
-        [&self.cni, &self.bridge].into_iter().find(|p| p.name() == name).cloned().map(Some).ok_or_else(
-            || {
-                Error::precondition(format!(
-                    "pod {} was attached by the network {name:?}, which is not configured any more",
-                    short(&record.id)
-                ))
-            },
-        )
+        [&self.cni, &self.bridge].into_iter().find(|p| p.name() == name).cloned().map(Some).ok_or_else(|| {
+            Error::precondition(format!(
+                "pod {} was attached by the network {name:?}, which is not configured any more",
+                short(&record.id)
+            ))
+        })
     }
 
     /// Kills what runs, gives back the network, lets go of namespaces, cgroups and files. The record and the containers'

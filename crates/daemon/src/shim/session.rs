@@ -27,7 +27,7 @@ impl Shim {
         (stdin, stdout, stderr): (bool, bool, bool),
     ) -> Result<Session, ShimError> {
         let gone = |e: &dyn std::fmt::Display| ShimError::Gone(e.to_string());
-        let dir = self.socket().parent().unwrap_or(Path::new("/"));
+        let dir = self.socket().parent().unwrap_or_else(|| Path::new("/"));
         let fd = strata_sys::durable::open_dir(dir).map_err(|e| gone(&e))?;
         let path = strata_sys::path::short_path(&fd, SOCKET.as_ref());
         let request = Request::Attach { id: id.to_owned(), stdin, stdout, stderr, wait: false };

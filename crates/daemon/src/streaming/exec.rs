@@ -170,7 +170,7 @@ async fn feed(from: Option<Incoming>, to: Option<pipe::Sender>) {
             }
         }
     }
-    std::future::pending().await
+    std::future::pending::<()>().await;
 }
 
 /// Keeps the process's terminal as large as the client's; never ends.

@@ -149,7 +149,7 @@ fn websocket(
     if let Some((name, _)) = found {
         response.headers_mut().insert(WS_PROTOCOL, HeaderValue::from_static(name));
     }
-    Ok((found.map_or(channels(Encoding::Binary, 1), |(_, transport)| transport), response))
+    Ok((found.map_or_else(|| channels(Encoding::Binary, 1), |(_, transport)| transport), response))
 }
 
 /// RFC 6455, section 4.2.2: that SHA-1 is broken does not matter there.

@@ -64,7 +64,7 @@ impl Node {
         let usage = |pod: &Arc<Pod>| {
             let info = pod.info();
             let group = self.group_usage(&info.id, &info.cgroup_parent, info.created_at)?;
-            let processes = self.group(&info.cgroup_parent)?.processes().map_err(of_cgroup)?;
+            let processes = self.group(&info.cgroup_parent)?.processes().map_err(|e| of_cgroup(&e))?;
             let interfaces = interfaces.next().flatten();
             Ok(PodUsage { group, processes: processes.len() as u64, interfaces })
         };
@@ -72,7 +72,7 @@ impl Node {
     }
 
     fn group_usage(&self, id: &str, cgroup: &str, since: i64) -> Result<GroupUsage> {
-        let stats = self.group(cgroup)?.stats().map_err(of_cgroup)?;
+        let stats = self.group(cgroup)?.stats().map_err(|e| of_cgroup(&e))?;
         let at = now();
         let nano_cores =
             stats.cpu_usage_ns.and_then(|used| self.rates.nano_cores(id, since, Reading { at, used }));
@@ -85,6 +85,6 @@ impl Node {
     }
 }
 
-fn of_cgroup(e: strata_cgroup::Error) -> Error {
+fn of_cgroup(e: &strata_cgroup::Error) -> Error {
     Error::internal(e.to_string())
 }

@@ -121,9 +121,9 @@ pub(crate) fn with_overhead(
 }
 
 /// Why the kernel refused limits, in the words of who asked for them.
-pub(crate) fn refused(error: strata_cgroup::Error) -> Error {
+pub(crate) fn refused(error: &strata_cgroup::Error) -> Error {
     use rustix::io::Errno;
-    match &error {
+    match error {
         // A v1 memory limit that is in use.
         strata_cgroup::Error::Value { errno: Errno::BUSY, .. } => Error::precondition(format!(
             "{error}: more is in use, and cannot be taken away; free it first, or choose a higher limit"

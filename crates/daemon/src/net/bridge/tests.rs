@@ -307,7 +307,10 @@ fn the_clusters_addresses_are_taken_while_no_pod_has_others() {
         let cidrs = |text: &str| PodCidrs::parse(text).unwrap().unwrap();
         let a = net.pod(&bridge, "aaaaaaaaaaaa", &[]).await.unwrap();
         let error = bridge.set_pod_cidr(cidrs("10.99.7.0/24")).await.unwrap_err();
-        assert!(error.kind() == Kind::FailedPrecondition && error.to_string().contains("10.88.0.0/16"), "{error}");
+        assert!(
+            error.kind() == Kind::FailedPrecondition && error.to_string().contains("10.88.0.0/16"),
+            "{error}"
+        );
         bridge.set_pod_cidr(cidrs("10.88.0.0/16")).await.unwrap();
         bridge.detach(gone("aaaaaaaaaaaa")).await.unwrap();
         bridge.set_pod_cidr(cidrs("fd00::/64,10.99.7.0/24")).await.unwrap();

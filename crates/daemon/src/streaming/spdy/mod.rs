@@ -106,9 +106,10 @@ async fn read<R: AsyncRead + Unpin>(
 ) -> Result<(), Fault> {
     let mut demux = Demux::new();
     // Without a sender the session is over, and what the client says is read only to see its end.
-    let reply = async |packet| match replies.upgrade() {
-        Some(packets) => _ = packets.send(packet).await,
-        None => {}
+    let reply = async |packet| {
+        if let Some(packets) = replies.upgrade() {
+            let _ = packets.send(packet).await;
+        }
     };
     while let Some(frame) = reader.next().await? {
         activity.touch();
