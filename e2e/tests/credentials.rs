@@ -259,7 +259,7 @@ fn tokens_of_a_token_server() {
         assert_eq!(server.seen().len(), asked + 2);
         remove(node, &private);
         let log = std::fs::read_to_string(node.dir("stratad.log")).unwrap();
-        for secret in ["secret\"", "refresh-me", "wrong-one", "Bearer e"] {
+        for secret in ["\"secret\"", "refresh-me", "wrong-one", "Bearer e"] {
             assert!(!log.contains(secret), "{secret} in {log}");
         }
     });

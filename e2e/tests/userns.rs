@@ -48,7 +48,8 @@ fn run(node: &Node, pod_id: &str, pod: &str, container: &str) -> String {
 }
 
 fn exec(node: &Node, id: &str, script: &str) -> String {
-    node.crictl(&["exec", "-s", id, "sh", "-c", script]).ok().stdout
+    // crictl ends what it shows with empty lines.
+    format!("{}\n", node.crictl(&["exec", "-s", id, "sh", "-c", script]).ok().stdout.trim_end())
 }
 
 fn pid(node: &Node, id: &str) -> i32 {

@@ -273,7 +273,10 @@ impl Containers {
         let made = |c: &&Arc<Container>| {
             c.state() != ContainerState::Creating && c.pod.state() != PodState::Discarding
         };
-        if let Some(container) = all.get(what).filter(made) {
+        // One of the strata command's is there until it has gone, so that whoever removes it once more waits for that.
+        let going =
+            |c: &&Arc<Container>| c.state() != ContainerState::Creating && c.pod.origin() == Origin::Strata;
+        if let Some(container) = all.get(what).filter(|c| made(c) || going(c)) {
             return Ok(Arc::clone(container));
         }
         let name = what.strip_prefix('/').unwrap_or(what);
