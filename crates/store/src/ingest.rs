@@ -14,6 +14,7 @@ use crate::entries;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
 use crate::limits::Allowance;
+use crate::measure::Footprint;
 use crate::record::LayerRecord;
 use crate::store::Store;
 use crate::trash::{Scratch, create_private};
@@ -153,7 +154,7 @@ impl Store {
         unpacked: Unpacked,
     ) -> Result<()> {
         entries::write(&scratch.path().join("entries"), unpacked.entries)?;
-        self.publish_layer(lease, diff_id.hex(), scratch, unpacked.record)
+        self.publish_layer(lease, diff_id.hex(), scratch, unpacked.record, unpacked.measured)
     }
 
     /// Gives a layer's directory in tmp/ its name. If that is taken, another operation was faster with the same layer.
@@ -163,8 +164,9 @@ impl Store {
         key: &str,
         scratch: &Scratch,
         mut record: LayerRecord,
+        fs: Option<Footprint>,
     ) -> Result<()> {
-        let bytes = self.measure_layer(key, scratch, &mut record)?;
+        let bytes = self.measure_layer(key, scratch, &mut record, fs)?;
         let made = create_private(&scratch.path().join("layer.json"));
         made.and_then(|mut file| file.write_all(&bytes)).context(|| format!("write layer {key}"))?;
         let mut inner = self.index.lock();

@@ -25,6 +25,32 @@ pub(crate) struct Footprint {
     pub(crate) inodes: u64,
 }
 
+impl Footprint {
+    /// Adds one file, under the first of its names.
+    pub(crate) fn count(&mut self, stat: &Stat) {
+        self.inodes += 1;
+        self.disk = self.disk.saturating_add(disk(stat));
+        if FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile {
+            self.size = self.size.saturating_add(u64::try_from(stat.st_size).unwrap_or(0));
+        }
+    }
+
+    /// Both together.
+    pub(crate) fn and(self, other: Self) -> Self {
+        Self {
+            size: self.size.saturating_add(other.size),
+            disk: self.disk.saturating_add(other.disk),
+            inodes: self.inodes.saturating_add(other.inodes),
+        }
+    }
+}
+
+/// What is at a name, without following it.
+pub(crate) fn stat(dir: impl AsFd, name: &[u8]) -> Result<Stat> {
+    let stat = rustix::fs::statat(dir, name, AtFlags::SYMLINK_NOFOLLOW);
+    stat.map_err(std::io::Error::from).context(|| format!("stat {:?}", escape(name)))
+}
+
 /// Bytes on disk of one file.
 pub(crate) fn disk(stat: &Stat) -> u64 {
     u64::try_from(stat.st_blocks).unwrap_or(0).saturating_mul(UNIT)
@@ -37,7 +63,8 @@ pub(crate) fn tree(
     pace: &mut dyn FnMut() -> Result<()>,
 ) -> Result<Footprint> {
     let stat = rustix::fs::fstat(&root).map_err(std::io::Error::from)?;
-    let footprint = Footprint { size: 0, disk: disk(&stat), inodes: 1 };
+    let mut footprint = Footprint::default();
+    footprint.count(&stat);
     let at = (stat.st_dev, stat.st_ino);
     let mut measuring = Measuring { root: at, except, footprint, several: HashSet::new(), pace };
     visit(root, &mut measuring)?;
@@ -72,12 +99,7 @@ impl Visitor for Measuring<'_> {
         let kind = FileType::from_raw_mode(stat.st_mode);
         let is_dir = kind == FileType::Directory;
         if is_dir || stat.st_nlink < 2 || self.several.insert(stat.st_ino) {
-            self.footprint.inodes += 1;
-            self.footprint.disk = self.footprint.disk.saturating_add(disk(&stat));
-            if kind == FileType::RegularFile {
-                let size = u64::try_from(stat.st_size).unwrap_or(0);
-                self.footprint.size = self.footprint.size.saturating_add(size);
-            }
+            self.footprint.count(&stat);
         }
         Ok(is_dir)
     }
@@ -96,15 +118,18 @@ impl Measuring<'_> {
 
 impl Store {
     /// Measures a layer that is about to be published, all but its `layer.json`: that file's bytes, and what it will take up
-    /// itself is in them.
+    /// itself is in them. `fs` is what its tree takes up, if that is known.
     pub(crate) fn measure_layer(
         &self,
         key: &str,
         scratch: &Scratch,
         record: &mut LayerRecord,
+        fs: Option<Footprint>,
     ) -> Result<Vec<u8>> {
         let dir = strata_sys::durable::open_dir(&scratch.path())?;
-        let found = tree(&dir, None, &mut || Ok(())).context(|| format!("measure layer {key}"))?;
+        let except = fs.map(|_| &b"fs"[..]);
+        let found = tree(&dir, except, &mut || Ok(())).context(|| format!("measure layer {key}"))?;
+        let found = found.and(fs.unwrap_or_default());
         let block = rustix::fs::fstatvfs(&dir).map_or(4096, |fs| fs.f_frsize).max(1);
         (record.disk, record.inodes) = (found.disk, found.inodes.saturating_add(1));
         let own = record::to_json(key, record)?.len() as u64;
@@ -142,5 +167,65 @@ mod tests {
         assert_eq!(less.inodes, 4);
         // Only the tree's own name is left out.
         assert_eq!(of(tmp.path(), Some(b"b")), found);
+    }
+
+    /// What unpacking this archive counted on the way, and what there is.
+    fn unpacked(build: impl Fn(&mut tar::Builder<Vec<u8>>)) -> (Option<Footprint>, Footprint) {
+        let tmp = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        build(&mut tar);
+        let tar = tar.into_inner().unwrap();
+        let dir = strata_sys::durable::open_dir(tmp.path()).unwrap();
+        let (digest, limits) = (strata_oci::Digest::sha256_of(b""), crate::limits::Limits::default());
+        let unpacked = crate::unpack::unpack(dir, &mut tar.as_slice(), &digest, &limits, None).unwrap();
+        (unpacked.measured, of(tmp.path(), None))
+    }
+
+    fn put(
+        tar: &mut tar::Builder<Vec<u8>>,
+        path: &str,
+        kind: tar::EntryType,
+        link: Option<&str>,
+        size: usize,
+    ) {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_mode(0o755);
+        header.set_size(size as u64);
+        match link {
+            Some(link) => tar.append_link(&mut header, path, link).unwrap(),
+            None => tar.append_data(&mut header, path, vec![7; size].as_slice()).unwrap(),
+        }
+    }
+
+    #[test]
+    fn what_is_counted_while_unpacking_is_what_a_walk_finds() {
+        use tar::EntryType as T;
+        let ordinary = |tar: &mut tar::Builder<Vec<u8>>| {
+            put(tar, "etc", T::Directory, None, 0);
+            put(tar, "etc/empty", T::Regular, None, 0);
+            put(tar, "etc/large", T::Regular, None, 3_000_001);
+            put(tar, "unlisted/at/depth/small", T::Regular, None, 10);
+            put(tar, "etc/again", T::Link, Some("etc/large"), 0);
+            put(tar, "short", T::Symlink, Some("etc"), 0);
+            put(tar, "long", T::Symlink, Some(&"x/".repeat(100)), 0);
+            put(tar, "fifo", T::Fifo, None, 0);
+            for n in 0..300 {
+                put(tar, &format!("many/{n:0200}"), T::Regular, None, n);
+            }
+        };
+        let (counted, there) = unpacked(ordinary);
+        assert_eq!(counted, Some(there));
+        // What makes counting hard is left to a walk.
+        let (counted, _) = unpacked(|tar| {
+            ordinary(tar);
+            put(tar, "etc/large", T::Regular, None, 1);
+        });
+        assert_eq!(counted, None);
+        let (counted, _) = unpacked(|tar| {
+            ordinary(tar);
+            put(tar, "etc/.wh.gone", T::Regular, None, 0);
+        });
+        assert_eq!(counted, None);
     }
 }

@@ -91,7 +91,7 @@ impl Store {
         }
         std::fs::remove_dir(&side).context(|| "remove the directory of links".into())?;
         entries::write(&scratch.path().join("entries"), unpacked.entries)?;
-        self.publish_layer(lease, key, &scratch, unpacked.record)
+        self.publish_layer(lease, key, &scratch, unpacked.record, unpacked.measured)
     }
 
     /// Opens a compressed tar.

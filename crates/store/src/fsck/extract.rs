@@ -36,7 +36,7 @@ impl Run<'_> {
         }
         entries::write(&scratch.path().join("entries"), unpacked.entries)?;
         let spare = self.spare_key();
-        self.store.publish_layer(&self.lease, &spare, &scratch, unpacked.record)?;
+        self.store.publish_layer(&self.lease, &spare, &scratch, unpacked.record, unpacked.measured)?;
         self.store.swap_layer(&self.lease, key, &spare)
     }
 

@@ -127,3 +127,10 @@ pub(super) struct Hiding {
     pub(super) whiteouts: Vec<Vec<u8>>,
     pub(super) opaque: Vec<Vec<u8>>,
 }
+
+impl Hiding {
+    /// Whether anything of the layer hides something.
+    pub(super) fn any(&self) -> bool {
+        self.root || !self.whiteouts.is_empty() || !self.opaque.is_empty()
+    }
+}

@@ -22,6 +22,7 @@ use crate::entries::{EntryMeta, Kind as EntryKind, Packed};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
 use crate::limits::{Census, Limits};
+use crate::measure::{self, Footprint};
 use crate::record::{FORMAT, LayerRecord, RootAttrs};
 use crate::xattr;
 use archive::Archive;
@@ -43,6 +44,8 @@ use tree::{Node, Tree, name_of, parent_of};
 pub(crate) struct Unpacked {
     pub(crate) record: LayerRecord,
     pub(crate) entries: Vec<Packed>,
+    /// What its tree takes up, where that could be told on the way: it saves looking at every file once more.
+    pub(crate) measured: Option<Footprint>,
 }
 
 /// Unpacks a tar into an empty directory; for one place in one stack, with what is below it.
@@ -69,6 +72,7 @@ pub(crate) fn unpack(
         late: BTreeMap::new(),
         root_attrs: None,
         census: Census::new(limits),
+        measured: Some(Footprint::default()),
     };
     let mut archive = Archive::new(tar);
     let mut last: Option<Vec<u8>> = None;
@@ -113,6 +117,8 @@ struct Unpacker<'b> {
     late: BTreeMap<Vec<u8>, late::Late>,
     root_attrs: Option<RootAttrs>,
     census: Census<'b>,
+    /// Of what is there so far but for directories, as long as nothing of it has been removed.
+    measured: Option<Footprint>,
 }
 
 impl Unpacker<'_> {
@@ -205,11 +211,15 @@ impl Unpacker<'_> {
         match self.tree.get(path) {
             None => return Ok(()),
             Some(Node::Dir { .. }) => {
+                self.measured = None;
                 self.dir = None;
                 let dir = self.parent_fd(path)?;
                 crate::trash::remove_tree(&fd_path(&dir).join(OsStr::from_bytes(name)))?;
             }
-            Some(_) => remove_at(self.parent_fd(path)?, OsStr::from_bytes(name), false)?,
+            Some(_) => {
+                self.measured = None;
+                remove_at(self.parent_fd(path)?, OsStr::from_bytes(name), false)?;
+            }
         }
         self.tree.remove(path);
         Ok(())
@@ -253,8 +263,13 @@ impl Unpacker<'_> {
     fn finish(mut self, diff_id: &Digest) -> Result<Unpacked> {
         self.finish_links()?;
         let hiding = self.finish_markers()?;
+        // What a lower layer hands up, what hides it, and what comes late are seldom, and counted by walking.
+        if self.below.is_some() || hiding.any() || !self.late.is_empty() {
+            self.measured = None;
+        }
         self.finish_late()?;
-        self.tree.set_directory_times(&self.root)?;
+        let directories = self.tree.set_directory_times(&self.root)?;
+        let measured = self.measured.map(|files| files.and(directories));
         let sizes = self.tree.sizes();
         let mut record = LayerRecord {
             format: FORMAT,
@@ -282,6 +297,6 @@ impl Unpacker<'_> {
             record.markers = self.markers.into_iter().collect();
             record.links = self.links.into_iter().flat_map(|(link, target)| [link, target]).collect();
         }
-        Ok(Unpacked { record, entries: self.tree.into_entries() })
+        Ok(Unpacked { record, entries: self.tree.into_entries(), measured })
     }
 }

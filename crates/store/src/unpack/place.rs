@@ -6,6 +6,7 @@ use super::{Unpacker, file};
 use crate::entries::{EntryMeta, Kind};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
+use crate::measure;
 use rustix::fs::{FileType, Mode};
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
@@ -58,6 +59,9 @@ impl Unpacker<'_> {
                 return Err(Error::invalid(format!("entry type {letter:?} is not supported")));
             }
         };
+        if let Some(measured) = &mut self.measured {
+            measured.count(&measure::stat(&dir, name)?);
+        }
         self.tree.insert(&path, &meta.with(attrs));
         Ok(())
     }

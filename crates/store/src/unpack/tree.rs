@@ -4,6 +4,7 @@ use super::below::{Below, Found};
 use crate::entries::{EntryMeta, Kind, Marks, Packed};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
+use crate::measure::Footprint;
 use rustix::fs::OFlags;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ffi::OsStr;
@@ -246,16 +247,20 @@ impl Tree {
         self.passed.iter().cloned().collect()
     }
 
-    /// Sets what creating files in directories has changed, innermost first.
-    pub(super) fn set_directory_times(&self, root: &Root) -> Result<()> {
+    /// Sets what creating files in directories has changed, innermost first. Returns what the directories take up, the root
+    /// included.
+    pub(super) fn set_directory_times(&self, root: &Root) -> Result<Footprint> {
+        let mut measured = Footprint::default();
+        measured.count(&rustix::fs::fstat(root).map_err(std::io::Error::from)?);
         for entry in self.nodes.iter().rev().filter(|entry| entry.kind() == Kind::Dir) {
             let path = entry.path();
             let fd = root.resolve(OsStr::from_bytes(path), OFlags::RDONLY | OFlags::DIRECTORY)?;
             rustix::fs::futimens(&fd, &entry.meta().times())
                 .map_err(std::io::Error::from)
                 .context(|| format!("futimens({:?})", escape(path)))?;
+            measured.count(&rustix::fs::fstat(&fd).map_err(std::io::Error::from)?);
         }
-        Ok(())
+        Ok(measured)
     }
 
     pub(super) fn sizes(&self) -> Sizes {
