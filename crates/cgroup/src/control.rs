@@ -1,6 +1,7 @@
 //! Freezing, thawing, signalling and killing.
 
 use crate::group::Group;
+use crate::hierarchy::Mode;
 use crate::{Error, Result, file};
 use rustix::io::Errno;
 use std::path::Path;
@@ -83,6 +84,7 @@ impl Group {
         if let Some(dir) = self.v2_dir() {
             // Linux 5.14. All processes of a container are in the unified hierarchy too, unless an older daemon made it.
             match file::write(&dir.join("cgroup.kill"), "1") {
+                Ok(()) if self.hierarchy().mode() == Mode::V2 => return Ok(()),
                 Ok(()) => {}
                 Err(Errno::NOENT | Errno::NODEV | Errno::OPNOTSUPP) => {}
                 Err(e) => Err(e).call(|| format!("write({dir:?}/cgroup.kill, 1)"))?,
@@ -96,7 +98,7 @@ impl Group {
 
     /// Stopped processes cannot fork between the listing and the signal; a frozen one dies when it is thawed.
     fn kill_frozen(&self) -> Result<()> {
-        let frozen = self.v1_dir("freezer").is_some_and(|dir| dir.is_dir()) && self.set_frozen(true).is_ok();
+        let frozen = self.exists() && self.set_frozen(true).is_ok();
         let signalled = self.signal_all(9);
         if frozen {
             self.thaw()?;

@@ -1,7 +1,7 @@
 //! One group in every hierarchy.
 
 use crate::hierarchy::{Hierarchy, Mode};
-use crate::{Result, file};
+use crate::{Error, Result, file};
 use rustix::fs::{Mode as Perm, OFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +15,9 @@ pub struct Group {
     hierarchy: Hierarchy,
     relative: String,
 }
+
+/// The controllers of cgroup v2 that limit something.
+pub(crate) const CONTROLLERS: [&str; 6] = ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"];
 
 /// How long [`Group::remove`] waits for the kernel to let go of processes that have ended.
 const REMOVE_FOR: Duration = Duration::from_secs(2);
@@ -66,7 +69,13 @@ impl Group {
         }
         if let Some(mount) = self.hierarchy.unified() {
             let v2 = self.hierarchy.mode() == Mode::V2;
-            self.make_below(mount, |_, parent| if v2 { enable_controllers(parent) } else { Ok(()) })?;
+            let name = |dir: &Path| format!("/{}", dir.strip_prefix(mount).unwrap_or(dir).display());
+            self.make_below(
+                mount,
+                |_, parent| {
+                    if v2 { enable_controllers(parent, &name(parent)) } else { Ok(()) }
+                },
+            )?;
         }
         Ok(())
     }
@@ -233,20 +242,32 @@ fn inherit_cpuset(dir: &Path, parent: &Path) -> Result<()> {
 }
 
 /// Lets the children of a v2 group have controllers: top down, each that the parent itself has.
-fn enable_controllers(parent: &Path) -> Result<()> {
+fn enable_controllers(parent: &Path, name: &str) -> Result<()> {
     let (has, gives) = (parent.join("cgroup.controllers"), parent.join("cgroup.subtree_control"));
     let given = file::read(&gives)?;
     let missing: Vec<String> = file::read(&has)?
         .split_whitespace()
-        .filter(|c| ["cpuset", "cpu", "io", "memory", "hugetlb", "pids"].contains(c))
+        .filter(|c| CONTROLLERS.contains(c))
         .filter(|c| !given.split_whitespace().any(|g| g == *c))
         .map(|c| format!("+{c}"))
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    let value = missing.join(" ");
-    Ok(file::write(&gives, &value).call(|| format!("write({gives:?}, {value:?})"))?)
+    match file::write(&gives, &missing.join(" ")) {
+        Ok(()) => return Ok(()),
+        Err(Errno::BUSY) => return Err(Error::Inner(name.to_owned())),
+        Err(_) => {}
+    }
+    // All or none: one that cannot be had, as cpu while real-time processes run, must not cost the others. Its lack shows where
+    // a limit needs it.
+    let all: Vec<_> = missing.iter().map(|one| file::write(&gives, one)).collect();
+    match all.into_iter().all(|done| done.is_err()) {
+        true => {
+            Ok(file::write(&gives, &missing.join(" ")).call(|| format!("write({gives:?}, {missing:?})"))?)
+        }
+        false => Ok(()),
+    }
 }
 
 /// What a child needs to enter a group: opened by the parent, used by the single-threaded child.

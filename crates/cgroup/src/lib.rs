@@ -41,6 +41,17 @@ pub enum Error {
         "this node has no {0} cgroup controller, which {1} needs; enable it on the kernel command line or drop the limit"
     )]
     NoController(&'static str, String),
+    /// There is no such setting.
+    #[error(
+        "cgroup {0} has no file {1}: cgroup v2 of this kernel has no such setting; look for its name in cgroup-v2.rst, or drop it"
+    )]
+    NoFile(String, String),
+    /// A group that has processes gives its children no controllers.
+    #[error(
+        "cgroup {0} has processes of its own, so the kernel lets it give its children no controllers (cgroup-v2.rst, \"No Internal \
+         Process Constraint\"): move them into a child of it, or choose another parent"
+    )]
+    Inner(String),
     /// The kernel refused a value.
     #[error("cgroup {group}: {file} cannot be set to {value:?}: {errno}")]
     Value {

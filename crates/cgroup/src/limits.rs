@@ -1,6 +1,6 @@
 //! Limits (the v1 controllers' documents; cgroup-v2.rst).
 
-use crate::group::Group;
+use crate::group::{CONTROLLERS, Group};
 use crate::hierarchy::Mode;
 use crate::{Error, Result, file};
 use rustix::io::Errno;
@@ -56,10 +56,21 @@ impl std::fmt::Display for DeviceRule {
     }
 }
 
-/// cgroup v2's weight for v1 shares, as the kubelet converts it (KEP-2254).
+/// cgroup v2's weight for v1 shares, as runc 1.3.2, crun 1.23 and the kubelet 1.35 convert it: a curve on which the least, the
+/// default (1024 shares, a weight of 100) and the most of both meet. Older ones made 39 of the default.
 fn weight_of(shares: u64) -> u64 {
-    let shares = shares.clamp(2, 262_144);
-    1 + ((shares - 2) * 9999) / 262_142
+    match shares {
+        0..=2 => 1,
+        262_144.. => 10_000,
+        _ => {
+            // Exact: it is below 2^18.
+            let log = f64::from(u32::try_from(shares).unwrap_or(u32::MAX)).log2();
+            let exponent = (log * log + 125.0 * log) / 612.0 - 7.0 / 34.0;
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)] // Between 1 and 10000.
+            let weight = 10_f64.powf(exponent).ceil() as u64;
+            weight
+        }
+    }
 }
 
 fn number_or_max(value: i64) -> String {
@@ -79,10 +90,10 @@ impl Group {
         }
         self.apply_hugepages(limits)?;
         for (name, value) in &limits.unified {
-            let Some(dir) = self.v2_dir().filter(|_| !name.contains('/') && name.contains('.')) else {
-                return Err(Error::NoController("unified", format!("the setting {name}")));
-            };
-            self.put(&dir.join(name), value)?;
+            if name.contains('/') || !name.contains('.') {
+                return Err(Error::NoFile(self.name(), name.clone()));
+            }
+            self.put_v2(name, value)?;
         }
         Ok(())
     }
@@ -169,37 +180,28 @@ impl Group {
     }
 
     fn apply_v2(&self, limits: &Resources) -> Result<()> {
-        let Some(dir) = self.v2_dir() else {
-            return Err(Error::NoController("unified", "cgroup v2".into()));
-        };
-        let put = |name: &str, value: String| self.put(&dir.join(name), &value);
         if let Some(shares) = limits.cpu_shares {
-            put("cpu.weight", weight_of(shares).to_string())?;
+            self.set_weight(weight_of(shares), limits.unified.get("cpu.idle").map(String::as_str))?;
         }
         if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
             let quota = number_or_max(limits.cpu_quota.filter(|q| *q != 0).unwrap_or(-1));
-            put("cpu.max", format!("{quota} {}", limits.cpu_period.filter(|p| *p != 0).unwrap_or(100_000)))?;
+            let period = limits.cpu_period.filter(|p| *p != 0).unwrap_or(100_000);
+            self.put_v2("cpu.max", &format!("{quota} {period}"))?;
         }
         if let Some(cpus) = &limits.cpuset_cpus {
-            put("cpuset.cpus", cpus.clone())?;
+            self.put_v2("cpuset.cpus", cpus)?;
         }
         if let Some(mems) = &limits.cpuset_mems {
-            put("cpuset.mems", mems.clone())?;
+            self.put_v2("cpuset.mems", mems)?;
         }
         if let Some(bytes) = limits.memory_limit {
-            put("memory.max", number_or_max(bytes))?;
+            self.put_v2("memory.max", &number_or_max(bytes))?;
         }
-        if let (Some(both), Some(memory)) = (limits.memory_swap_limit, limits.memory_limit) {
-            // v2 limits swap alone.
-            let swap = if both < 0 || memory < 0 { -1 } else { (both - memory).max(0) };
-            match put("memory.swap.max", number_or_max(swap)) {
-                // A kernel that does not account swap.
-                Err(Error::Value { errno: Errno::NOENT | Errno::OPNOTSUPP, .. }) => {}
-                other => other?,
-            }
+        if let Some(both) = limits.memory_swap_limit {
+            self.set_swap(both, limits.memory_limit)?;
         }
         if let Some(pids) = limits.pids_limit {
-            put("pids.max", number_or_max(pids))?;
+            self.put_v2("pids.max", &number_or_max(pids))?;
         }
         match &limits.devices {
             Some(rules) => self.filter_devices(rules),
@@ -207,17 +209,74 @@ impl Group {
         }
     }
 
+    /// A group that gets CPU time only when nobody else wants it has no weight: the kernel refuses one.
+    fn set_weight(&self, weight: u64, idle: Option<&str>) -> Result<()> {
+        let is_idle = match idle {
+            Some("0") => {
+                self.put_v2("cpu.idle", "0")?;
+                false
+            }
+            Some(_) => true,
+            None => match self.v2_dir() {
+                Some(dir) => file::read_u64(&dir.join("cpu.idle"))? == Some(1),
+                None => false,
+            },
+        };
+        if is_idle { Ok(()) } else { self.put_v2("cpu.weight", &weight.to_string()) }
+    }
+
+    /// v2 limits swap alone: of memory and swap together, what memory leaves, which is said with it or was set before.
+    fn set_swap(&self, both: i64, memory: Option<i64>) -> Result<()> {
+        let Some(dir) = self.v2_dir() else { return Ok(()) };
+        let memory = match memory {
+            Some(memory) => memory,
+            None => match file::read_u64(&dir.join("memory.max"))? {
+                None | Some(u64::MAX) => -1,
+                Some(set) => i64::try_from(set).unwrap_or(-1),
+            },
+        };
+        let swap = if both < 0 || memory < 0 { -1 } else { (both - memory).max(0) };
+        match self.put_v2("memory.swap.max", &number_or_max(swap)) {
+            // A kernel that does not account swap.
+            Err(Error::NoFile(..) | Error::Value { errno: Errno::OPNOTSUPP, .. }) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Writes to the unified group; a file that is not there tells that its controller is missing, or the kernel too old.
+    fn put_v2(&self, name: &str, value: &str) -> Result<()> {
+        let missing = || Error::NoController("unified", format!("{name} = {value}"));
+        let Some(dir) = self.v2_dir() else { return Err(missing()) };
+        match self.put(&dir.join(name), value) {
+            Err(Error::Value { errno: Errno::NOENT, .. }) if self.exists() => {
+                let given = file::read(&dir.join("cgroup.controllers"))?;
+                let controller = CONTROLLERS.into_iter().find(|c| name.split('.').next() == Some(*c));
+                Err(match controller.filter(|c| !given.split_whitespace().any(|g| g == *c)) {
+                    Some(controller) => Error::NoController(controller, format!("{name} = {value}")),
+                    None => Error::NoFile(self.name(), name.to_owned()),
+                })
+            }
+            other => other,
+        }
+    }
+
+    /// Reservations too, where the kernel counts them (Linux 5.7): a mapping beyond them fails, where without that limit its
+    /// first use would end in SIGBUS.
     fn apply_hugepages(&self, limits: &Resources) -> Result<()> {
         for (size, bytes) in &limits.hugepages {
-            let path = match (self.v1_dir("hugetlb"), self.v2_dir()) {
-                (Some(dir), _) => dir.join(format!("hugetlb.{size}.limit_in_bytes")),
+            let (dir, file) = match (self.v1_dir("hugetlb"), self.v2_dir()) {
+                (Some(dir), _) => (dir, "limit_in_bytes"),
                 (None, Some(dir)) => {
                     enable_hugetlb(&dir);
-                    dir.join(format!("hugetlb.{size}.max"))
+                    (dir, "max")
                 }
                 (None, None) => return Err(Error::NoController("hugetlb", format!("{size} pages"))),
             };
-            self.put(&path, &bytes.to_string())?;
+            self.put(&dir.join(format!("hugetlb.{size}.{file}")), &bytes.to_string())?;
+            let reserved = dir.join(format!("hugetlb.{size}.rsvd.{file}"));
+            if reserved.exists() {
+                self.put(&reserved, &bytes.to_string())?;
+            }
         }
         Ok(())
     }
@@ -240,8 +299,10 @@ mod tests {
     fn shares_become_weights_as_the_kubelet_has_it() {
         assert_eq!(weight_of(2), 1);
         assert_eq!(weight_of(0), 1);
-        assert_eq!(weight_of(1024), 39);
+        assert_eq!(weight_of(100), 17);
+        assert_eq!(weight_of(1024), 100);
         assert_eq!(weight_of(262_144), 10_000);
+        assert_eq!(weight_of(u64::MAX), 10_000);
     }
 
     #[test]

@@ -6,7 +6,8 @@ use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use strata_cgroup::{DeviceRule, Group, Hierarchy, Resources};
+use std::time::{Duration, Instant};
+use strata_cgroup::{DeviceRule, Error, Group, Hierarchy, Mode, Resources};
 
 /// A private group, removed with all that is in it.
 struct Private(Group);
@@ -25,10 +26,14 @@ impl Private {
     }
 
     fn spawn(&self, script: &str) -> Guard {
+        Self::spawn_in(&self.0, script)
+    }
+
+    fn spawn_in(group: &Group, script: &str) -> Guard {
         // It forks nothing before it is in the group.
         let script = format!("read go; {script}");
         let mut child = Command::new("sh").args(["-c", &script]).stdin(Stdio::piped()).spawn().unwrap();
-        self.0.add(i32::try_from(child.id()).unwrap()).unwrap();
+        group.add(i32::try_from(child.id()).unwrap()).unwrap();
         child.stdin.take().unwrap().write_all(b"go\n").unwrap();
         Guard(child)
     }
@@ -49,6 +54,51 @@ impl Drop for Guard {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+impl Private {
+    fn v2(&self) -> bool {
+        self.0.hierarchy().mode() == Mode::V2
+    }
+
+    /// The same, if this node has cgroup v2 only.
+    fn if_v2(self) -> Option<Self> {
+        if !self.v2() {
+            eprintln!("skipped: cgroup v2 is not the only hierarchy here");
+        }
+        Some(self).filter(Self::v2)
+    }
+
+    /// A file of its: v1's controller and name, and v2's name.
+    fn reads(&self, controller: &str, v1: &str, v2: &str) -> String {
+        let path = match self.v2() {
+            true => self.0.v2_dir().unwrap().join(v2),
+            false => self.0.v1_dir(controller).unwrap().join(v1),
+        };
+        std::fs::read_to_string(path).unwrap().trim().to_owned()
+    }
+}
+
+/// Moves a process to a group that is not in every hierarchy.
+fn move_to(group: &Group, process: &Guard) {
+    let dirs = [group.v1_dir("freezer"), group.v1_dir("pids"), group.v2_dir()];
+    for dir in dirs.into_iter().flatten() {
+        std::fs::write(dir.join("cgroup.procs"), process.0.id().to_string()).unwrap();
+    }
+}
+
+/// Waits for something that the kernel does a moment later.
+#[track_caller]
+fn soon(what: &str, mut done: impl FnMut() -> bool) {
+    let until = Instant::now() + Duration::from_secs(60);
+    while !done() {
+        assert!(Instant::now() < until, "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+fn unified(name: &str, value: &str) -> Resources {
+    Resources { unified: [(name.to_owned(), value.to_owned())].into(), ..Resources::default() }
 }
 
 /// Whether a shell in the unified group can do something.
@@ -128,15 +178,30 @@ fn limits_go_up_and_down_while_processes_run() {
 fn killing_takes_all_children_below_too() {
     let Some(private) = Private::new() else { return };
     let below = private.0.child("exec-1").unwrap();
-    below.create().unwrap();
+    below.create_in(&["freezer", "pids"]).unwrap();
     let _one = private.spawn("sleep 100 & sleep 101 & wait");
     let two = private.spawn("while :; do sleep 0.01 & done");
-    below.add(i32::try_from(two.0.id()).unwrap()).unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(100));
-    assert!(private.0.procs().unwrap().len() >= 4);
+    move_to(&below, &two);
+    soon("processes above and below", || private.0.procs().unwrap().len() >= 5);
     private.0.kill().unwrap();
     let left = private.0.procs().unwrap();
     assert!(left.iter().all(|pid| strata_cgroup::control::describe(*pid).contains("state Z")), "{left:?}");
+}
+
+#[test]
+fn killing_what_is_below_leaves_what_is_above() {
+    let Some(private) = Private::new() else { return };
+    let below = private.0.child("exec-1").unwrap();
+    below.create_in(&["freezer", "pids"]).unwrap();
+    let mut one = private.spawn("exec sleep 100");
+    let moved = "until grep -q exec-1 /proc/self/cgroup; do sleep 0.01; done";
+    let two = private.spawn(&format!("{moved}; sleep 100 & sleep 101 & wait"));
+    move_to(&below, &two);
+    soon("its children", || below.procs().unwrap().len() >= 3);
+    below.kill().unwrap();
+    assert!(one.0.try_wait().unwrap().is_none(), "the container's own process was killed with an exec's");
+    drop(two);
+    soon("an empty group goes", || below.remove_if_empty());
 }
 
 #[test]
@@ -156,16 +221,24 @@ fn a_frozen_group_stands_still() {
 }
 
 #[test]
-fn denied_devices_cannot_be_opened() {
+fn devices_are_denied_and_allowed_while_processes_run() {
     let Some(private) = Private::new() else { return };
-    let Some(dir) = private.0.v1_dir("devices") else {
-        eprintln!("skipped: device rules of cgroup v2 are BPF filters");
-        return;
+    let device = |minor| DeviceRule { kind: 'c', major: Some(1), minor: Some(minor), access: "rw".into() };
+    let allow = |minors: &[u32]| {
+        let devices = Some(minors.iter().copied().map(device).collect());
+        private.0.apply(&Resources { devices, ..Resources::default() }).unwrap();
     };
-    let null = DeviceRule { kind: 'c', major: Some(1), minor: Some(3), access: "rw".into() };
-    private.0.apply(&Resources { devices: Some(vec![null]), ..Resources::default() }).unwrap();
-    let list = std::fs::read_to_string(dir.join("devices.list")).unwrap();
-    assert_eq!(list.trim(), "c 1:3 rw");
+    let _child = private.spawn("exec sleep 100");
+    let in_group = |script: &str| {
+        let mut guard = private.spawn(&format!("{{ {script}; }} >/dev/null 2>&1"));
+        guard.0.wait().unwrap().success()
+    };
+    allow(&[3]);
+    assert!(!in_group("head -c 1 /dev/zero"));
+    allow(&[3, 5]);
+    assert!(in_group("head -c 1 /dev/zero"));
+    allow(&[3]);
+    assert!(!in_group("head -c 1 /dev/zero"));
 }
 
 #[test]
@@ -192,4 +265,186 @@ fn what_a_child_joins_is_opened_beforehand() {
     let join = private.0.join().unwrap();
     let fd = join.unified().map(|fd| fd.as_raw_fd());
     assert_eq!(fd.is_some(), private.0.v2_dir().is_some());
+}
+
+#[test]
+fn an_oom_kill_is_counted_when_its_victim_is_reaped() {
+    let Some(private) = Private::new() else { return };
+    let limit = Some(16 << 20);
+    let limits = Resources { memory_limit: limit, memory_swap_limit: limit, ..Resources::default() };
+    private.0.apply(&limits).unwrap();
+    for nth in 1..=5 {
+        let mut child = private.spawn("exec tail /dev/zero");
+        child.0.wait().unwrap();
+        assert_eq!(private.0.oom_kills().unwrap(), nth);
+    }
+}
+
+#[test]
+fn with_oom_group_one_that_takes_too_much_takes_all_with_it() {
+    let Some(private) = Private::new().and_then(Private::if_v2) else { return };
+    let limit = Some(16 << 20);
+    let limits =
+        Resources { memory_limit: limit, memory_swap_limit: limit, ..unified("memory.oom.group", "1") };
+    private.0.apply(&limits).unwrap();
+    let mut innocent = private.spawn("exec sleep 1000");
+    let mut greedy = private.spawn("exec tail /dev/zero");
+    assert!(!greedy.0.wait().unwrap().success());
+    assert!(!innocent.0.wait().unwrap().success());
+    // The kernel counts the one that it has chosen once more.
+    assert!(private.0.oom_kills().unwrap() >= 2);
+}
+
+#[test]
+fn processes_beyond_the_limit_cannot_be_made() {
+    let Some(private) = Private::new() else { return };
+    let limit = |n| private.0.apply(&Resources { pids_limit: Some(n), ..Resources::default() }).unwrap();
+    limit(1);
+    let mut child = private.spawn("(:) 2>/dev/null");
+    assert!(!child.0.wait().unwrap().success());
+    limit(-1);
+    let mut child = private.spawn("(:)");
+    assert!(child.0.wait().unwrap().success());
+    assert_eq!(private.0.stats().unwrap().pids_limit, None);
+}
+
+#[test]
+fn cpu_limits_arrive_in_the_kernel_s_words() {
+    let Some(private) = Private::new() else { return };
+    let _child = private.spawn("exec sleep 100");
+    let set = |quota, period| Resources { cpu_quota: quota, cpu_period: period, ..Resources::default() };
+    private.0.apply(&Resources { cpu_shares: Some(1024), ..Resources::default() }).unwrap();
+    let want = if private.v2() { "100" } else { "1024" };
+    assert_eq!(private.reads("cpu", "cpu.shares", "cpu.weight"), want);
+    private.0.apply(&set(Some(20_000), Some(50_000))).unwrap();
+    let want = if private.v2() { "20000 50000" } else { "20000" };
+    assert_eq!(private.reads("cpu", "cpu.cfs_quota_us", "cpu.max"), want);
+    private.0.apply(&set(Some(-1), Some(100_000))).unwrap();
+    let want = if private.v2() { "max 100000" } else { "-1" };
+    assert_eq!(private.reads("cpu", "cpu.cfs_quota_us", "cpu.max"), want);
+}
+
+#[test]
+fn an_idle_group_has_no_weight_until_it_is_none_any_more() {
+    let Some(private) = Private::new().and_then(Private::if_v2) else { return };
+    let weight = Resources { cpu_shares: Some(512), ..Resources::default() };
+    private.0.apply(&Resources { cpu_shares: Some(2), ..unified("cpu.idle", "1") }).unwrap();
+    private.0.apply(&weight).unwrap();
+    assert_eq!(private.reads("", "", "cpu.idle"), "1");
+    private.0.apply(&Resources { cpu_shares: Some(262_144), ..unified("cpu.idle", "0") }).unwrap();
+    assert_eq!(private.reads("", "", "cpu.weight"), "10000");
+}
+
+#[test]
+fn memory_is_limited_in_each_of_v2_s_ways() {
+    let Some(private) = Private::new().and_then(Private::if_v2) else { return };
+    let _child = private.spawn("exec sleep 100");
+    let more = [("memory.high", "50331648"), ("memory.low", "8388608"), ("memory.min", "4194304")];
+    let limits = Resources {
+        memory_limit: Some(64 << 20),
+        memory_swap_limit: Some(96 << 20),
+        unified: more.map(|(name, value)| (name.to_owned(), value.to_owned())).into(),
+        ..Resources::default()
+    };
+    private.0.apply(&limits).unwrap();
+    for (name, value) in more {
+        assert_eq!(private.reads("", "", name), value, "{name}");
+    }
+    assert_eq!(private.reads("", "", "memory.max"), (64 << 20).to_string());
+    assert_eq!(private.reads("", "", "memory.swap.max"), (32 << 20).to_string());
+    // Against the memory that was given before.
+    private.0.apply(&Resources { memory_swap_limit: Some(64 << 20), ..Resources::default() }).unwrap();
+    assert_eq!(private.reads("", "", "memory.swap.max"), "0");
+    private
+        .0
+        .apply(&Resources {
+            memory_limit: Some(-1),
+            memory_swap_limit: Some(-1),
+            ..unified("memory.high", "max")
+        })
+        .unwrap();
+    assert_eq!(private.reads("", "", "memory.max"), "max");
+    assert_eq!(private.reads("", "", "memory.swap.max"), "max");
+}
+
+#[test]
+fn huge_pages_and_their_reservations_are_limited() {
+    let Some(private) = Private::new() else { return };
+    let dir = private.0.v1_dir("hugetlb").or_else(|| private.0.v2_dir()).unwrap();
+    let suffix = if private.0.v1_dir("hugetlb").is_some() { "limit_in_bytes" } else { "max" };
+    let limits = Resources { hugepages: vec![("2MB".into(), 4 << 20)], ..Resources::default() };
+    match private.0.apply(&limits) {
+        Err(e) if !private.v2() => return eprintln!("skipped: no hugetlb controller here: {e}"),
+        done => done.unwrap(),
+    }
+    for name in [format!("hugetlb.2MB.{suffix}"), format!("hugetlb.2MB.rsvd.{suffix}")] {
+        assert_eq!(std::fs::read_to_string(dir.join(&name)).unwrap().trim(), (4 << 20).to_string(), "{name}");
+    }
+}
+
+#[test]
+fn transfers_are_limited_by_device() {
+    let Some(private) = Private::new().and_then(Private::if_v2) else { return };
+    // A whole disk: partitions have no limits of their own.
+    let disks = std::fs::read_dir("/sys/block").unwrap().flatten();
+    let Some(disk) = disks.map(|e| e.path()).find(|disk| disk.join("device").exists()) else {
+        return eprintln!("skipped: no disk");
+    };
+    let number = std::fs::read_to_string(disk.join("dev")).unwrap().trim().to_owned();
+    private.0.apply(&unified("io.max", &format!("{number} wbps=1048576"))).unwrap();
+    assert!(private.reads("", "", "io.max").contains("wbps=1048576"));
+    private.0.apply(&unified("io.max", &format!("{number} wbps=max"))).unwrap();
+    assert_eq!(private.reads("", "", "io.max"), "");
+}
+
+#[test]
+fn settings_that_are_none_are_refused_by_name() {
+    let Some(private) = Private::new().and_then(Private::if_v2) else { return };
+    for name in ["memory.hihg", "../cpu.max", "nonsense"] {
+        let error = private.0.apply(&unified(name, "1")).unwrap_err();
+        assert!(matches!(&error, Error::NoFile(_, file) if file == name), "{error}");
+    }
+    let error = private.0.apply(&unified("memory.high", "many")).unwrap_err().to_string();
+    assert!(error.contains("memory.high cannot be set to \"many\""), "{error}");
+    // A group below one that has processes has no controllers.
+    let below = private.0.child("below").unwrap();
+    below.create_in(&[]).unwrap();
+    let error = below.apply(&Resources { pids_limit: Some(5), ..Resources::default() }).unwrap_err();
+    assert!(matches!(error, Error::NoController("pids", _)), "{error}");
+}
+
+#[test]
+fn controllers_are_enabled_from_the_top_down_and_never_below_processes() {
+    let Some(private) = Private::new().and_then(Private::if_v2) else { return };
+    let deep = private.0.child("b").unwrap().child("c").unwrap();
+    deep.create().unwrap();
+    let has = std::fs::read_to_string(deep.v2_dir().unwrap().join("cgroup.controllers")).unwrap();
+    for controller in ["cpuset", "cpu", "io", "memory", "pids"] {
+        assert!(has.split_whitespace().any(|c| c == controller), "{controller} is not among {has}");
+    }
+    let leaf = deep.child("leaf").unwrap();
+    leaf.create().unwrap();
+    let inner = leaf.child("d").unwrap();
+    let child = Private::spawn_in(&leaf, "exec sleep 100");
+    let error = inner.create().unwrap_err();
+    assert!(matches!(&error, Error::Inner(name) if *name == leaf.name()), "{error}");
+    drop(child);
+}
+
+#[test]
+fn what_is_used_is_told() {
+    let Some(private) = Private::new() else { return };
+    let _child = private.spawn("i=0; while [ $i -lt 20000 ]; do i=$((i+1)); done; exec sleep 100");
+    soon("CPU time is counted", || private.0.cpu_usage_ns().unwrap().is_some_and(|ns| ns > 1_000_000));
+    let stats = private.0.stats().unwrap();
+    assert!(stats.cpu_usage_ns.is_some() && stats.cpu_user_ns.is_some() && stats.throttling.is_some());
+    assert!(stats.memory_usage.is_some_and(|bytes| bytes > 0) && stats.memory_working_set.is_some());
+    assert!(stats.memory_rss.is_some() && stats.memory_kernel.is_some() && stats.memory_peak.is_some());
+    assert_eq!(stats.pids, Some(1));
+    assert_eq!(private.0.processes().unwrap().len(), 1);
+    if private.v2() {
+        assert!(
+            stats.cpu_pressure.is_some() && stats.memory_pressure.is_some() && stats.io_pressure.is_some()
+        );
+    }
 }
