@@ -13,6 +13,7 @@ use crate::chunks::{Chunks, Sender, Share, Supply, channel};
 use crate::entries;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
+use crate::inflate::{Windows, inflate};
 use crate::limits::Allowance;
 use crate::measure::Footprint;
 use crate::record::LayerRecord;
@@ -82,6 +83,7 @@ impl Store {
             })?;
             let inflater = Inflater {
                 compression,
+                windows: &self.windows,
                 window_log: limits.zstd_window_log,
                 allowance: &mut allowance,
                 beyond,
@@ -185,7 +187,7 @@ impl Store {
     }
 }
 
-/// Notes that a bound was met: whatever else comes, it is too much.
+/// Notes that a bound was met: whatever else comes, it is too much, and nobody waits for anything any more.
 fn noting<T>(beyond: &AtomicBool, result: Result<T>) -> Result<T> {
     if result.as_ref().is_err_and(|e| e.kind() == Kind::Limit) {
         beyond.store(true, Ordering::Relaxed);
@@ -222,15 +224,18 @@ fn read_and_inflate<'scope, 'l: 'scope>(
         let read = receive(share.supply(), vec![to_unpack]);
         return Ok((read, Ok(blob.digest.clone())));
     }
+    let beyond = inflater.beyond;
     let (for_blob, for_tar) = share.supplies();
     let (to_inflate, compressed) = channel();
     let (to_hash, tar) = channel();
     let hashing = stage(scope, "hash", move || Ok(hash(tar)))?;
     let inflating = stage(scope, "inflate", move || {
-        let beyond = inflater.beyond;
         noting(beyond, inflater.run(compressed, for_tar, &[to_hash, to_unpack]))
     })?;
     let read = receive(for_blob, vec![to_inflate]);
+    if read.is_err() {
+        beyond.store(true, Ordering::Relaxed);
+    }
     let inflated = joined(inflating);
     let diff_id = joined(hashing);
     Ok((read, inflated.and(diff_id)))
@@ -311,6 +316,7 @@ impl WrittenOut {
 /// The stage that makes the tar of what was fetched, within bounds.
 struct Inflater<'a, 'l> {
     compression: Compression,
+    windows: &'a Windows,
     window_log: u32,
     allowance: &'a mut Allowance<'l>,
     beyond: &'a AtomicBool,
@@ -318,16 +324,8 @@ struct Inflater<'a, 'l> {
 
 impl Inflater<'_, '_> {
     fn run(self, compressed: Chunks, mut supply: Supply, out: &[Sender]) -> Result<()> {
-        let mut tar: Box<dyn Read> = match self.compression {
-            Compression::None => Box::new(compressed),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(compressed)),
-            Compression::Zstd => {
-                let zstd = zstd::stream::read::Decoder::with_buffer(compressed);
-                let mut decoder = zstd.context(|| "zstd".into())?;
-                decoder.window_log_max(self.window_log).context(|| "limits.zstd_window_log".into())?;
-                Box::new(decoder)
-            }
-        };
+        let stop = Some(self.beyond);
+        let mut tar = inflate(self.compression, compressed, self.windows, self.window_log, stop);
         let (mut ended, mut result) = (false, Ok(()));
         while !ended {
             let mut chunk = supply.chunk();

@@ -36,6 +36,7 @@ mod gc;
 mod history;
 mod image;
 mod index;
+mod inflate;
 mod ingest;
 mod layout;
 mod limits;

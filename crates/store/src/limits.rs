@@ -19,7 +19,8 @@ pub struct Limits {
     /// Entries of one layer, the directories it implies included. Their names may have 256 bytes each on average: they are
     /// in memory while the layer is unpacked.
     pub layer_entries: u64,
-    /// The base-2 logarithm of the largest window of zstd, in bytes: so much memory unpacking one layer takes.
+    /// The base-2 logarithm of the largest window of zstd, in bytes: so much memory unpacking one layer takes. All together
+    /// take 96 MiB or one such window: further ones wait.
     pub zstd_window_log: u32,
     /// Whether layers may have block and character devices. The character device 0:0 is refused in any case.
     pub devices: bool,

@@ -5,6 +5,7 @@ use crate::error::{Context, Kind, Result};
 use crate::gc::GcTotals;
 use crate::image::Image;
 use crate::index::{BlobFile, ContainerUse, Index, Inner, Lease};
+use crate::inflate::Windows;
 use crate::layout::Layout;
 use crate::limits::Limits;
 use crate::record::{self, ContainerFile, LayerRecord, RefRecord};
@@ -31,6 +32,7 @@ pub struct Store {
     pub(crate) options: Options,
     /// What all pipelines that run have to share.
     pub(crate) buffers: Buffers,
+    pub(crate) windows: Windows,
     /// Held during a sync that a ref depends on.
     pub(crate) syncing: Mutex<()>,
     /// Held while the store is checked.
@@ -104,6 +106,7 @@ impl Store {
             index,
             options,
             buffers: Buffers::default(),
+            windows: Windows::default(),
             syncing: Mutex::default(),
             checking: Mutex::default(),
             protection: Mutex::default(),

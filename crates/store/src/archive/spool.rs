@@ -3,6 +3,7 @@
 use crate::error::{Context, Error, Kind, Result};
 use crate::escape::escape;
 use crate::index::Lease;
+use crate::inflate::inflate;
 use crate::limits::Limits;
 use crate::store::Store;
 use crate::trash::Scratch;
@@ -10,8 +11,8 @@ use crate::unpack::archive::{Archive, Entry};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read, Write};
-use strata_oci::Digest;
 use strata_oci::digest::Hasher;
+use strata_oci::{Compression, Digest};
 use tar::EntryType;
 
 /// How much of a file is moved at a time.
@@ -56,7 +57,7 @@ impl Contents {
         let limits = &store.options.limits;
         let mut contents = Self::default();
         let (mut entries, mut total) = (0, 0_u64);
-        let whole = inflate(Counted { from: source, total: 0, read }, limits)?;
+        let whole = decompressed(Counted { from: source, total: 0, read }, store)?;
         let mut whole = std::io::BufReader::with_capacity(CHUNK, whole);
         let mut archive = Archive::new(&mut whole);
         while let Some(entry) = archive.next()? {
@@ -245,25 +246,21 @@ impl Read for Counted<'_> {
 }
 
 /// The archive itself, if all of it was compressed.
-fn inflate<'a>(mut source: Counted<'a>, limits: &Limits) -> Result<Box<dyn Read + 'a>> {
+fn decompressed<'a>(mut source: Counted<'a>, store: &'a Store) -> Result<Box<dyn Read + 'a>> {
     let mut magic = Vec::new();
     source.by_ref().take(MAGIC as u64).read_to_end(&mut magic)?;
-    let packing = Packing::of(&magic);
-    let whole = std::io::BufReader::with_capacity(CHUNK, std::io::Cursor::new(magic).chain(source));
-    Ok(match packing {
-        Packing::None => Box::new(whole),
-        Packing::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(whole)),
-        Packing::Zstd => {
-            let mut decoder = zstd::stream::read::Decoder::with_buffer(whole).context(|| "zstd".into())?;
-            decoder.window_log_max(limits.zstd_window_log).context(|| "limits.zstd_window_log".into())?;
-            Box::new(decoder)
-        }
+    let compression = match Packing::of(&magic) {
+        Packing::None => Compression::None,
+        Packing::Gzip => Compression::Gzip,
+        Packing::Zstd => Compression::Zstd,
         Packing::Other(name) => {
             return Err(Error::invalid(format!(
                 "the archive is compressed with {name}, which is not supported; decompress it first: {name} -dc FILE | strata load"
             )));
         }
-    })
+    };
+    let whole = std::io::BufReader::with_capacity(CHUNK, std::io::Cursor::new(magic).chain(source));
+    Ok(inflate(compression, whole, &store.windows, store.options.limits.zstd_window_log, None))
 }
 
 /// How something is compressed, by its first bytes.

@@ -5,6 +5,7 @@ use crate::blob;
 use crate::entries;
 use crate::error::{Context, Error, Result};
 use crate::index::{Inner, Lease};
+use crate::inflate::{WINDOW_LOG_MAX, inflate};
 use crate::record::LayerRecord;
 use crate::store::Store;
 use crate::trash::Scratch;
@@ -12,12 +13,10 @@ use crate::unpack::{Below, unpack};
 use std::fs::File;
 use std::io::{BufReader, Read};
 use strata_oci::digest::Hasher;
-use strata_oci::{Compression, Descriptor, Digest};
+use strata_oci::{Descriptor, Digest};
 use strata_sys::durable;
 use strata_sys::path::Root;
 
-/// The largest window that there is (RFC 8878, section 3.1.1.1.2; `ZSTD_WINDOWLOG_MAX_64`), as the logarithm of bytes.
-const ZSTD_WINDOW_LOG_MAX: u32 = 31;
 /// How much is read of a blob at a time.
 const CHUNK: usize = 128 << 10;
 
@@ -95,22 +94,13 @@ impl Store {
     }
 
     /// Opens a compressed tar.
-    pub(crate) fn read_layer_blob(&self, blob: &Descriptor) -> Result<Hashed> {
+    pub(crate) fn read_layer_blob(&self, blob: &Descriptor) -> Result<Hashed<'_>> {
         let compression = blob.compression().map_err(|e| Error::invalid(e.to_string()))?;
         let path = blob::path(&self.layout, &blob.digest);
         let file = File::open(&path).context(|| format!("blob {}", blob.digest))?;
         let file = BufReader::with_capacity(CHUNK, file);
-        let tar: Box<dyn Read> = match compression {
-            Compression::None => Box::new(file),
-            Compression::Gzip => Box::new(flate2::bufread::MultiGzDecoder::new(file)),
-            Compression::Zstd => {
-                let what = || format!("blob {}", blob.digest);
-                let mut zstd = zstd::stream::read::Decoder::with_buffer(file).context(what)?;
-                // It has been taken: limits of the day, which may have been others then, do not count any more.
-                zstd.window_log_max(ZSTD_WINDOW_LOG_MAX).context(what)?;
-                Box::new(zstd)
-            }
-        };
+        // It has been taken: limits of the day, which may have been others then, do not count any more.
+        let tar = inflate(compression, file, &self.windows, WINDOW_LOG_MAX, None);
         Ok(Hashed { tar, hasher: Hasher::sha256() })
     }
 }
@@ -123,12 +113,12 @@ impl Inner {
 }
 
 /// A tar, hashed as it is read.
-pub(crate) struct Hashed {
-    tar: Box<dyn Read>,
+pub(crate) struct Hashed<'a> {
+    tar: Box<dyn Read + 'a>,
     pub(crate) hasher: Hasher,
 }
 
-impl Read for Hashed {
+impl Read for Hashed<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
         let n = self.tar.read(buffer)?;
         self.hasher.update(&buffer[..n]);

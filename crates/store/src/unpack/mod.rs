@@ -22,7 +22,7 @@ use crate::entries::{EntryMeta, Kind as EntryKind, Packed};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
 use crate::limits::{Census, Limits};
-use crate::measure::{self, Footprint};
+use crate::measure::Footprint;
 use crate::record::{FORMAT, LayerRecord, RootAttrs};
 use crate::xattr;
 use archive::Archive;

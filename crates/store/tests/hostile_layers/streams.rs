@@ -204,7 +204,14 @@ fn windows_of_zstd() {
         std::io::copy(&mut &tar[..], &mut encoder).unwrap();
         encoder.finish().unwrap()
     };
-    rig.refuses_blob("wide", ZSTD, &with_window(24), &tar, Kind::Invalid, &["decompress", "memory"]);
+    rig.refuses_blob(
+        "wide",
+        ZSTD,
+        &with_window(24),
+        &tar,
+        Kind::Limit,
+        &["decompress", "16777216", "limits.zstd_window_log"],
+    );
     let blob = with_window(20);
     ingest(&rig.store, &descriptor(ZSTD, &blob), &Digest::sha256_of(&tar), &mut &blob[..]).unwrap();
 }
