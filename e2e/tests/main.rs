@@ -1,5 +1,6 @@
 //! End-to-end tests: each has a node of its own, and nothing of it may be left afterwards.
 
+mod apparmor;
 mod archive;
 mod cni;
 mod contract;

@@ -1,5 +1,6 @@
 //! `stratad`: serves CRI and the strata command.
 
+mod apparmor;
 mod args;
 mod cdi;
 mod config;

@@ -4,6 +4,7 @@
 //! * containers: [`crate::container`] (`create`, `start`, `stop`, `remove`, `exec`)
 //! * finding everything again after a restart: [`crate::recover`]
 
+use crate::apparmor::AppArmor;
 use crate::config::Config;
 use crate::container::plan::security::Filters;
 use crate::container::plan::user;
@@ -51,6 +52,8 @@ pub(crate) struct Node {
     pub(crate) containers: Containers,
     /// What shims are started from.
     pub(crate) spawner: Spawner,
+    /// The security module that confines containers by profiles.
+    pub(crate) apparmor: AppArmor,
     /// Compiled seccomp filters.
     pub(crate) filters: Filters,
     /// Exec, Attach and PortForward.
@@ -126,6 +129,7 @@ impl Node {
             bridge,
             pods: Pods::default(),
             containers: Containers::default(),
+            apparmor: AppArmor::of_kernel(),
             filters: Filters::default(),
             users: user::Known::default(),
             making_pods: Flights::default(),

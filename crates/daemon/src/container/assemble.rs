@@ -3,7 +3,7 @@
 use super::plan::command::{self, ImageDefaults};
 use super::plan::mounts::{self, PodFiles, Wanted};
 use super::plan::user::{self, User};
-use super::plan::{caps, databases, devices, image_defaults, resources, security};
+use super::plan::{caps, databases, devices, image_defaults, modules, resources, security};
 use super::record::{ContainerRecord, ProcessRecord, VERSION};
 use crate::cdi;
 use crate::error::{Error, Result};
@@ -45,6 +45,7 @@ impl Node {
         let stop_signal =
             command::stop_signal(extras.stop_signal.as_deref(), config.stop_signal(), &defaults)?;
         let log_path = self.log_path(pod, id, &config)?;
+        let apparmor = modules::confine(&self.apparmor, &context, |text| self.warn_once(text))?;
         Ok(ContainerRecord {
             version: VERSION,
             id: id.to_owned(),
@@ -57,6 +58,7 @@ impl Node {
             volumes: defaults.volumes,
             mounted: mounted.iter().map(|i| i.id.to_string()).collect(),
             injected: devices.injected,
+            apparmor,
             stop_signal,
             log_path,
             cgroup: format!("{}/{id}", pod.record().cgroup_parent),
@@ -237,7 +239,7 @@ impl Node {
             no_new_privs: context.no_new_privs,
             rlimits: record.extras.rlimits.clone(),
             oom_score_adj: Some(i32::try_from(linux_resources(&record.config).oom_score_adj).unwrap_or(0)),
-            apparmor: None,
+            apparmor: record.apparmor.clone().filter(|p| p != modules::UNCONFINED),
             selinux: None,
         })
     }
@@ -306,7 +308,6 @@ fn pid_mode(context: &cri::LinuxContainerSecurityContext) -> PidMode {
 
 /// Refuses what is not built, and what the pod does not allow.
 fn check(pod: &Pod, context: &cri::LinuxContainerSecurityContext) -> Result<()> {
-    security::check_modules(context)?;
     if pod.record().asked.is_none() || !handlers::container_leaves_it(context) {
         userns::check_container(pod.config(), context)?;
     }

@@ -44,6 +44,9 @@ pub(crate) struct ContainerRecord {
     /// What CDI devices bring.
     #[serde(default)]
     pub(crate) injected: Injected,
+    /// The AppArmor profile that all its processes run under, or `unconfined`; none where the kernel runs no AppArmor.
+    #[serde(default)]
+    pub(crate) apparmor: Option<String>,
     /// The stop signal's number: the request's, the image's, or SIGTERM.
     pub(crate) stop_signal: i32,
     /// The log file, if there is one.

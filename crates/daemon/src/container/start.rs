@@ -1,5 +1,6 @@
 //! StartContainer, and setting up anew what the strata command starts again.
 
+use super::plan::modules;
 use super::state::{Change, ContainerState};
 use super::{Container, Live};
 use crate::error::{Error, Result};
@@ -91,6 +92,10 @@ impl Node {
         let (node, own) = (self.clone(), container.clone());
         let plan = blocking(move || {
             let record = own.record();
+            // After a reboot it is loaded no more.
+            if let Some(profile) = record.apparmor.as_deref().filter(|p| *p != modules::UNCONFINED) {
+                node.apparmor.need(profile)?;
+            }
             node.store.reset_work(&record.id)?;
             node.store.remove_exit(&record.id)?;
             node.make_group(&record)?;

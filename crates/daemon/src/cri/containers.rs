@@ -144,6 +144,7 @@ pub(super) fn status(container: &Container, verbose: bool) -> cri::ContainerStat
             "process": record.process,
             "runs": record.runs,
             "volatile": record.volatile,
+            "apparmorProfile": record.apparmor,
             "config": record.config,
         })
     });

@@ -39,6 +39,7 @@ pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
                 "cgroupMode": format!("{:?}", node.cgroups.mode()).to_lowercase(),
                 "cgroupControllers": node.cgroups.controllers(),
                 "cgroupDriver": "cgroupfs",
+                "apparmor": node.apparmor.enabled(),
                 "network": node.network.name(),
                 "bootID": node.boot_id,
                 "log": format!("{:?} {}", node.config.log.format, node.config.log.level).to_lowercase(),

@@ -67,6 +67,7 @@ fn document(info: &ContainerInfo, seen: &Seen) -> Value {
         "RestartCount": 0,
         "Driver": "overlay",
         "Platform": "linux",
+        "AppArmorProfile": record.apparmor.as_deref().unwrap_or_default(),
         "ExecIDs": null,
         "HostConfig": host_config(info, &seen.pod, seen.network),
         "GraphDriver": { "Name": "overlay", "Data": graph(seen.snapshot.as_ref()) },
@@ -211,6 +212,7 @@ mod tests {
             volumes: Vec::new(),
             mounted: Vec::new(),
             injected: Default::default(),
+            apparmor: Some("strata-default".into()),
             stop_signal: 15,
             log_path: Some("/log".into()),
             cgroup: String::new(),
@@ -282,6 +284,7 @@ mod tests {
             (&value["Name"], &value["Path"], &value["Args"]),
             (&json!("/web"), &json!("sh"), &json!(["-c"]))
         );
+        assert_eq!(value["AppArmorProfile"], "strata-default");
         assert_eq!(value["State"]["Status"], "exited");
         assert_eq!((&value["State"]["ExitCode"], &value["State"]["OOMKilled"]), (&json!(3), &json!(true)));
         assert_eq!(value["State"]["StartedAt"], "0001-01-01T00:00:00Z");

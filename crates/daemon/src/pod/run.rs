@@ -7,6 +7,7 @@ use super::state::{Change, PodState};
 use super::sysctl::Sysctls;
 use super::{Pod, files, userns};
 use crate::config::{Handler, plain_cgroup};
+use crate::container::plan::modules;
 use crate::error::{Error, Kind, Result};
 use crate::handlers;
 use crate::ids::{new_id, now};
@@ -31,6 +32,7 @@ impl Node {
     /// Makes a pod, or finds the one that the same request has made.
     pub(crate) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<String> {
         check(&request)?;
+        modules::check_pod(&self.apparmor, &request.config)?;
         self.defaults(&request)?;
         let key = PodKey::of(&request.config).to_string();
         let (node, same) = (self.clone(), request.clone());
@@ -395,7 +397,6 @@ fn check(request: &PodRequest) -> Result<()> {
         )));
     }
     let Some(linux) = &config.linux else { return Ok(()) };
-    crate::container::plan::security::check_pod_modules(config)?;
     let parent = linux.cgroup_parent.trim_end_matches('/');
     if !parent.is_empty() && !plain_cgroup(parent) {
         return Err(Error::invalid(format!(

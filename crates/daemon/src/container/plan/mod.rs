@@ -2,13 +2,14 @@
 //!
 //! * [`command`], [`user`]: what runs, as whom.
 //! * [`mounts`], [`hostmounts`], [`images`], [`devices`]: what it finds.
-//! * [`caps`], [`security`], [`resources`]: what it may.
+//! * [`caps`], [`security`], [`modules`], [`resources`]: what it may.
 
 pub(crate) mod caps;
 pub(crate) mod command;
 pub(crate) mod devices;
 mod hostmounts;
 pub(crate) mod images;
+pub(crate) mod modules;
 pub(crate) mod mounts;
 pub(crate) mod resources;
 pub(crate) mod security;

@@ -1,4 +1,4 @@
-//! seccomp and the security modules: which profile, compiled once for each set of capabilities.
+//! seccomp: which profile, compiled once for each set of capabilities.
 
 use crate::error::{Error, Result};
 use std::collections::HashMap;
@@ -125,84 +125,6 @@ fn kernel_version() -> (u32, u32) {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0))
 }
 
-/// Which security modules this kernel runs.
-#[derive(Clone, Copy, Debug)]
-struct Modules {
-    apparmor: bool,
-    selinux: bool,
-}
-
-impl Modules {
-    fn of_node() -> Self {
-        let there = |path: &str| Path::new(path).exists();
-        Self { apparmor: there("/sys/kernel/security/apparmor"), selinux: there("/sys/fs/selinux") }
-    }
-
-    /// `old` is what CRI said before it had a profile's type.
-    fn check(
-        self,
-        apparmor: Option<&cri::SecurityProfile>,
-        old: &str,
-        selinux: Option<&cri::SeLinuxOption>,
-    ) -> Result<()> {
-        let lacking = |what: &str, instead: &str| {
-            Err(Error::precondition(format!(
-                "{what} was asked for, but this kernel does not run it; {instead}"
-            )))
-        };
-        let (asked, local) = match (apparmor.map(cri::SecurityProfile::profile_type), old) {
-            (Some(ProfileType::Unconfined), _) | (None, "" | "unconfined") => (false, false),
-            (Some(ProfileType::RuntimeDefault), _) | (None, "runtime/default") => (true, false),
-            (Some(ProfileType::Localhost), _) => (true, true),
-            (None, other) if other.starts_with("localhost/") => (true, true),
-            (None, other) => {
-                return Err(Error::invalid(format!(
-                    "AppArmor profile {other:?}: use runtime/default, unconfined or localhost/<name>"
-                )));
-            }
-        };
-        if asked && !self.apparmor {
-            return lacking("an AppArmor profile", "boot with apparmor=1, or leave the profile out");
-        }
-        let labelled = selinux.is_some_and(|label| *label != cri::SeLinuxOption::default());
-        if labelled && !self.selinux {
-            return lacking("an SELinux label", "boot with selinux=1, or leave seLinuxOptions out");
-        }
-        if local || labelled {
-            return Err(Error::unimplemented(
-                "AppArmor profiles and SELinux labels are not applied yet; leave them out",
-            ));
-        }
-        Ok(())
-    }
-}
-
-/// Refuses what only a security module could do that this kernel does not run. A privileged container is not confined by any.
-///
-/// # Errors
-/// [`FailedPrecondition`](crate::error::Kind::FailedPrecondition) for an AppArmor profile or an SELinux label.
-pub(crate) fn check_modules(context: &cri::LinuxContainerSecurityContext) -> Result<()> {
-    if context.privileged {
-        return Ok(());
-    }
-    #[allow(deprecated)]
-    let old = context.apparmor_profile.as_str();
-    Modules::of_node().check(context.apparmor.as_ref(), old, context.selinux_options.as_ref())
-}
-
-/// The same for what a pod asks for: its containers would be refused one by one.
-///
-/// # Errors
-/// As [`check_modules`].
-pub(crate) fn check_pod_modules(config: &cri::PodSandboxConfig) -> Result<()> {
-    match config.linux.as_ref().and_then(|l| l.security_context.as_ref()) {
-        Some(context) if !context.privileged => {
-            Modules::of_node().check(context.apparmor.as_ref(), "", context.selinux_options.as_ref())
-        }
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,33 +153,6 @@ mod tests {
         assert!(of(&with(ProfileType::Localhost, "")).is_err());
         let privileged = cri::LinuxContainerSecurityContext { privileged: true, ..Default::default() };
         assert_eq!(of(&privileged).unwrap(), Some(Choice::Unconfined));
-    }
-
-    #[test]
-    fn modules_that_do_not_run_are_told() {
-        use crate::error::Kind;
-        let profile =
-            |kind: ProfileType| cri::SecurityProfile { profile_type: kind.into(), ..Default::default() };
-        let (none, both) =
-            (Modules { apparmor: false, selinux: false }, Modules { apparmor: true, selinux: true });
-        let kind = |r: Result<()>| r.map_err(|e| e.kind());
-        for (kind_of, old, without, with) in [
-            (None, "", Ok(()), Ok(())),
-            (None, "unconfined", Ok(()), Ok(())),
-            (Some(ProfileType::Unconfined), "localhost/x", Ok(()), Ok(())),
-            (None, "runtime/default", Err(Kind::FailedPrecondition), Ok(())),
-            (Some(ProfileType::RuntimeDefault), "", Err(Kind::FailedPrecondition), Ok(())),
-            (None, "localhost/x", Err(Kind::FailedPrecondition), Err(Kind::Unimplemented)),
-            (Some(ProfileType::Localhost), "", Err(Kind::FailedPrecondition), Err(Kind::Unimplemented)),
-            (None, "odd", Err(Kind::InvalidArgument), Err(Kind::InvalidArgument)),
-        ] {
-            let asked = kind_of.map(profile);
-            assert_eq!(kind(none.check(asked.as_ref(), old, None)), without, "{kind_of:?} {old}");
-            assert_eq!(kind(both.check(asked.as_ref(), old, None)), with, "{kind_of:?} {old}");
-        }
-        let label = cri::SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() };
-        assert_eq!(kind(none.check(None, "", Some(&label))), Err(Kind::FailedPrecondition));
-        assert_eq!(kind(none.check(None, "", Some(&cri::SeLinuxOption::default()))), Ok(()));
     }
 
     #[test]
