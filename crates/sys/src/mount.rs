@@ -296,7 +296,8 @@ impl Overlay<'_, PathBuf> {
         let fs = FsContext::new("overlay")?;
         for (n, layer) in layers.iter().enumerate() {
             let set = rustix::mount::fsconfig_set_fd(fs.fd.as_fd(), "lowerdir+", layer);
-            if n == 0 && set == Err(Errno::INVAL) {
+            // Before 6.13 descriptors of mounts, which are O_PATH, are refused before overlayfs is asked.
+            if n == 0 && matches!(set, Err(Errno::INVAL | Errno::BADF)) {
                 let lowers: Vec<PathBuf> = layers.iter().map(crate::path::fd_path).collect();
                 return Overlay { lowers: &lowers, ..*self }.mount(attrs);
             }
