@@ -10,6 +10,7 @@ mod crictl;
 mod descriptors;
 mod edges;
 mod errors;
+mod fallbacks;
 mod fsck;
 mod giants;
 mod hammer;

@@ -97,6 +97,20 @@ fn refuse_chroot() -> Result<()> {
     }
 }
 
+/// Otherwise every pod or image would fail by itself, half-way.
+fn refuse_kernel() -> Result<()> {
+    let missing = strata_sys::kernel::missing();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let calls: Vec<_> = missing.iter().map(|(call, since)| format!("{call} (Linux {since})")).collect();
+    Err(Error::precondition(format!(
+        "this kernel does not answer {}, which Strata cannot do without; use a newer kernel, or start stratad without the \
+         seccomp filter that hides it",
+        calls.join(", ")
+    )))
+}
+
 impl Node {
     /// Opens the store and finds out what this machine is.
     ///
@@ -104,6 +118,7 @@ impl Node {
     /// If another daemon has the store open, or the machine lacks what nothing can do without.
     pub(crate) fn open(config: Config) -> Result<Arc<Self>> {
         refuse_chroot()?;
+        refuse_kernel()?;
         let store = Store::open(&config.root, store_options(&config))?;
         let images =
             Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));

@@ -12,6 +12,7 @@
 //! * [`priority`]: threads that work in the background.
 //! * [`memfd`], [`tty`], [`signal`]: sealed files, pseudo-terminals, signals by name.
 //! * [`memory`]: giving it back.
+//! * [`kernel`]: whether it has the calls that are needed.
 //!
 //! Every error names the call, its arguments and the error number, as strace would print them.
 
@@ -20,6 +21,7 @@ pub mod caps;
 pub mod clone;
 pub mod durable;
 mod error;
+pub mod kernel;
 pub mod keyring;
 pub mod memfd;
 pub mod memory;

@@ -7,6 +7,37 @@ impl Node {
     /// Starts the daemon and waits until it answers.
     #[track_caller]
     pub fn launch(&self) {
+        self.start_daemon(None);
+        crate::eventually(20, "stratad answers", || {
+            if let Some(status) = self.ended() {
+                panic!("stratad has ended: {status}");
+            }
+            self.version().map_err(|e| e.to_string())
+        });
+    }
+
+    /// Starts the daemon, and what it starts, on a kernel that refuses some calls: a seccomp profile in JSON. It may end at
+    /// once: waits until it has, or answers, and says whether it answers.
+    #[track_caller]
+    pub fn launch_refused(&self, profile: &serde_json::Value) -> bool {
+        use strata_oci::seccomp::{Arch, Profile, compile};
+        let profile = Profile::parse(profile.to_string().as_bytes()).unwrap_or_else(|e| panic!("{e}"));
+        let arch = Arch::native().unwrap_or_else(|| panic!("no seccomp compiler for this architecture"));
+        let filter = compile(&profile, arch, 0, (5, 0)).unwrap_or_else(|e| panic!("{e}"));
+        self.start_daemon(Some(&filter));
+        crate::eventually(20, "stratad answers or ends", || match self.ended() {
+            Some(_) => Ok(false),
+            None => self.version().map(|_| true).map_err(|e| e.to_string()),
+        })
+    }
+
+    /// How the daemon has ended, if it has.
+    fn ended(&self) -> Option<std::process::ExitStatus> {
+        lock(&self.daemon).as_mut().and_then(|child| child.try_wait().ok().flatten())
+    }
+
+    #[track_caller]
+    fn start_daemon(&self, filter: Option<&[u8]>) {
         let log = || {
             std::fs::OpenOptions::new()
                 .create(true)
@@ -20,15 +51,15 @@ impl Node {
             command.arg(flag).arg(self.dir(below));
         }
         command.stdin(Stdio::null()).stdout(log()).stderr(log()).env("RUST_BACKTRACE", "1");
-        let child = self.netns.run(|| command.spawn()).unwrap_or_else(|e| panic!("stratad: {e}"));
-        *lock(&self.daemon) = Some(child);
-        crate::eventually(20, "stratad answers", || {
-            let ended = lock(&self.daemon).as_mut().and_then(|child| child.try_wait().ok().flatten());
-            if let Some(status) = ended {
-                panic!("stratad has ended: {status}");
+        // A filter is its thread's, which ends with this, and that of what the thread starts.
+        let spawn = || {
+            if let Some(filter) = filter {
+                strata_sys::seccomp::load(filter, 0).unwrap_or_else(|e| panic!("{e}"));
             }
-            self.version().map_err(|e| e.to_string())
-        });
+            command.spawn()
+        };
+        let child = self.netns.run(spawn).unwrap_or_else(|e| panic!("stratad: {e}"));
+        *lock(&self.daemon) = Some(child);
     }
 
     /// The daemon's process ID; 0 if none runs.
