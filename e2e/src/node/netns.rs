@@ -2,6 +2,7 @@
 
 use crate::Result;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::process::Command;
 use strata_sys::ns::{self, NsKind};
 
@@ -27,6 +28,11 @@ impl Netns {
                 .join()
                 .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
+    }
+
+    /// The one that a file pins, such as a pod's.
+    pub fn pinned(path: &Path) -> Result<Self> {
+        Ok(Self(ns::open(path)?))
     }
 
     /// The same one again, for somebody else to keep.
