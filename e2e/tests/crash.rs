@@ -205,14 +205,7 @@ fn a_dead_shim_is_a_dead_pod() {
         let config = pod(node, "shim");
         let pod_id = node.run_pod(&config);
         let id = node.run_container(&pod_id, &config, &container(node, "c", "exec sleep 1000"));
-        let state = node.dir("state/pods").display().to_string();
-        let shims: Vec<i32> = strata_e2e::node::process::naming(&node.dir("state"))
-            .into_iter()
-            .filter(|(pid, line)| line.contains(&format!("{state}/{pod_id}")) && *pid != node.pid())
-            .map(|(pid, _)| pid)
-            .collect();
-        assert_eq!(shims.len(), 1, "one shim for the pod");
-        strata_e2e::node::process::kill(shims[0]);
+        strata_e2e::node::process::kill(node.shim(&pod_id));
         let status = node.wait_exit(&id);
         assert_eq!(status.exit_code, 137, "{status:?}");
         strata_e2e::eventually(10, "the pod is not ready", || match node.pod_status(&pod_id).state() {

@@ -220,6 +220,20 @@ impl Node {
         command
     }
 
+    /// The process of a pod's shim.
+    #[track_caller]
+    pub fn shim(&self, pod_id: &str) -> i32 {
+        let state = self.dir("state");
+        let pod = state.join("pods").join(pod_id).display().to_string();
+        let shims: Vec<i32> = process::naming(&state)
+            .into_iter()
+            .filter(|(pid, line)| line.contains(&pod) && *pid != self.pid())
+            .map(|(pid, _)| pid)
+            .collect();
+        let [shim] = shims[..] else { panic!("shims of pod {pod_id}: {shims:?}") };
+        shim
+    }
+
     /// Runs something in the node's network namespace.
     pub fn within<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
         self.netns.run(f)

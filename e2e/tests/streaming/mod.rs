@@ -1,6 +1,7 @@
 //! Exec, Attach and PortForward, by crictl over both of its transports and by a client that speaks the older protocols.
 
 mod forward;
+mod left;
 mod raw;
 mod terminal;
 
@@ -39,6 +40,13 @@ fn crictl(node: &Node, args: &[&str], input: &[u8]) -> Output {
     let done = child.wait_with_output().unwrap();
     feed.join().unwrap();
     finished(args.join(" "), &done)
+}
+
+/// How many processes that a container sees have this in their command line.
+fn count(node: &Node, id: &str, what: &str) -> usize {
+    let (first, rest) = what.split_at(1);
+    let listed = node.exec(id, &format!("ps -o args | grep -c '[{first}]{rest}' || true"));
+    listed.trim().parse().unwrap_or_else(|e| panic!("{listed:?}: {e}"))
 }
 
 fn exec_url(node: &Node, request: cri::ExecRequest) -> Result<String, Status> {

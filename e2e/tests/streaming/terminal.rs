@@ -40,18 +40,21 @@ fn a_terminal_over_both_transports() {
 fn a_client_that_goes_hangs_up() {
     test(|node| {
         let (_, id) = running(node, "sleep 1000", |_| {});
-        let processes = |what: &str| node.exec(&id, &format!("pgrep -f '{what}' | wc -l")).trim().to_owned();
         // Without a word, as when a laptop is closed: kill -9 of all that has the connection.
         let mut shell = session(node, &["exec", "-it", &id, "sh", "-c", "echo up; exec sleep 2345"]);
         shell.expect("up");
+        eventually(30, "it runs", || match count(node, &id, "sleep 2345") {
+            1 => Ok(()),
+            n => Err(n.to_string()),
+        });
         for (pid, line) in process::naming(node.socket().parent().unwrap()) {
             if line.contains("sleep 2345") {
                 process::kill(pid);
             }
         }
-        eventually(30, "the terminal's program is hung up", || match processes("[s]leep 2345").as_str() {
-            "0" => Ok(()),
-            other => Err(other.to_owned()),
+        eventually(30, "the terminal's program is hung up", || match count(node, &id, "sleep 2345") {
+            0 => Ok(()),
+            n => Err(n.to_string()),
         });
         let there = |file: &str| {
             let found = node.exec(&id, &format!("ls /tmp/{file} 2>&1 || true"));
@@ -124,6 +127,22 @@ fn attaching_over_both_transports() {
                 shell.send("exit\n");
                 assert!(shell.wait().success(), "{}", shell.output());
             }
+        }
+    });
+}
+
+#[test]
+fn keys_detach_from_a_terminal() {
+    test(|node| {
+        let (_, id) = running(node, "exec sh", |config| (config.stdin, config.tty) = (true, true));
+        for transport in TRANSPORTS {
+            let mut shell = session(node, &["attach", "-it", "-r", transport, &id]);
+            shell.send(&format!("echo over ''{transport}\n"));
+            shell.expect(&format!("over {transport}"));
+            // crictl's keys, ctrl-p and ctrl-q: it ends its input, and waits for the rest to end.
+            shell.send("\x10\x11");
+            assert!(shell.wait().success(), "{}", shell.output());
+            assert_eq!(node.status(&id).state(), cri::ContainerState::ContainerRunning);
         }
     });
 }

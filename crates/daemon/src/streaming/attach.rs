@@ -27,7 +27,7 @@ pub(super) async fn run(node: &Arc<Node>, container: &str, wanted: Wanted, mut s
     let (input, sizes) = (session.stdin.take(), std::mem::take(&mut session.sizes));
     let ended = tokio::select! {
         ended = show(reader, attached.received, &session) => ended,
-        () = send(writer, input, sizes, attached.tty) => None,
+        ended = send(writer, input, sizes, attached.tty) => ended,
         () = session.gone() => None,
     };
     // Without an end the client has gone, and nobody is there to be told.
@@ -84,19 +84,26 @@ async fn show(mut reader: OwnedReadHalf, mut received: Vec<u8>, session: &Sessio
     }
 }
 
-/// Sends the client's input and its terminal's sizes; ends when the client has gone.
-async fn send(mut writer: OwnedWriteHalf, mut input: Option<Incoming>, mut sizes: Sizes, tty: bool) {
+/// Sends the client's input and its terminal's sizes; ends when the client has gone (`None`) or leaves: a terminal's input has
+/// no end, so that one that ends it detaches (crictl's ctrl-p ctrl-q) and waits for the rest to end.
+async fn send(
+    mut writer: OwnedWriteHalf,
+    mut input: Option<Incoming>,
+    mut sizes: Sizes,
+    tty: bool,
+) -> Option<Ended> {
     let mut bytes = Vec::new();
     loop {
         bytes.clear();
         tokio::select! {
             received = next(&mut input) => match received {
                 Received::Data(data) => AttachFrame::Stdin(data.to_vec()).encode(&mut bytes),
+                Received::End if tty => return Some(Ended::Success),
                 Received::End => {
                     input = None;
                     AttachFrame::StdinEof.encode(&mut bytes);
                 }
-                Received::Reset => return,
+                Received::Reset => return None,
             },
             (rows, cols) = sizes.next(), if tty => AttachFrame::Resize { rows, cols }.encode(&mut bytes),
         }

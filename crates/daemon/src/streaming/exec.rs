@@ -1,7 +1,9 @@
 //! A process in a container, with a client's streams: back-pressure both ways, and the exit code at its end.
 //!
 //! When the client goes, the process loses its pipes or its terminal, which hangs up: what that does is the program's
-//! choice, as it is when a shell's window is closed.
+//! choice, as it is when a shell's window is closed. It is not killed: as with sshd, containerd and CRI-O, one that neither
+//! reads nor writes and has no terminal goes on until it or its container ends. A connection that a proxy on the way has
+//! dropped for its silence must not stop a migration halfway.
 
 use super::Wanted;
 use super::channel::{Incoming, Outgoing, PIECE, Received};
