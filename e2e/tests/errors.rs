@@ -27,6 +27,7 @@ fn of_pods() {
         scene.check(newest::limits(&scene));
         scene.check(newest::streams(&scene));
         scene.check(newest::without_input(&scene));
+        scene.check(newest::pod_cidr(&scene));
     });
 }
 

@@ -4,6 +4,9 @@ use super::{follow, pod_file, running};
 use serde_json::Value;
 use strata_e2e::node::{Node, test};
 
+/// Where Debian has CNI's plugins.
+const PLUGINS: &str = "/usr/lib/cni";
+
 const BUSY: &str = "while :; do :; done";
 
 fn number(value: &Value) -> u64 {
@@ -100,14 +103,57 @@ fn events_of_a_container_come_in_order() {
     });
 }
 
+/// A pod's address after `crictl update-runtime-config`.
+fn address_of(node: &Node, cidr: &str, name: &str) -> String {
+    node.crictl(&["update-runtime-config", "--pod-cidr", cidr]).ok();
+    let pod_id = node.crictl(&["runp", &pod_file(node, name)]).ok().text().to_owned();
+    let inspected = node.crictl(&["inspectp", &pod_id]).ok().json();
+    inspected["status"]["network"]["ip"].as_str().unwrap_or_else(|| panic!("{inspected}")).to_owned()
+}
+
 #[test]
-fn a_pod_cidr_is_taken_or_refused_by_name() {
+fn the_built_in_network_takes_the_pod_cidr() {
     test(|node| {
         let bad = node.crictl(&["update-runtime-config", "--pod-cidr", "10.300.0.0/16"]).fails();
-        assert!(bad.contains("10.300.0.0/16") || bad.contains("UpdateRuntimeConfig"), "{bad}");
-        // A network that takes none from the kubelet says so, and pods go on as before.
-        let told = node.crictl(&["update-runtime-config", "--pod-cidr", "10.55.0.0/24"]);
-        assert!(told.code == 0 || told.stderr.contains("UpdateRuntimeConfig"), "{told}");
-        node.crictl(&["runp", &pod_file(node, "after")]).ok();
+        assert!(bad.contains("10.300.0.0/16"), "{bad}");
+        assert_eq!(address_of(node, "10.55.0.0/24", "first"), "10.55.0.2");
+        // It is kept for the next stratad, and not changed below a pod.
+        node.crash();
+        assert_eq!(address_of(node, "10.55.0.0/24", "second"), "10.55.0.3");
+        let refused = node.crictl(&["update-runtime-config", "--pod-cidr", "10.56.0.0/24"]).fails();
+        assert!(refused.contains("2 pods") && refused.contains("10.55.0.0/24"), "{refused}");
+        node.crictl(&["rmp", "-fa"]).ok();
+        assert_eq!(address_of(node, "10.56.0.0/24", "third"), "10.56.0.2");
+    });
+}
+
+#[test]
+fn a_cni_template_takes_the_pod_cidr() {
+    if !std::path::Path::new(PLUGINS).join("bridge").exists() {
+        println!("skipped: needs containernetworking-plugins");
+        return;
+    }
+    test(|node| {
+        let (conf, template) = (node.dir("cni/conf"), node.dir("cni/template"));
+        std::fs::create_dir_all(&conf).unwrap();
+        let list = serde_json::json!({
+            "cniVersion": "1.0.0", "name": "made", "plugins": [{
+                "type": "bridge", "bridge": "cni0", "isGateway": true,
+                "ipam": { "type": "host-local", "dataDir": node.dir("cni/data"), "ranges": [[{ "subnet": "{{.PodCIDR}}" }]] },
+            }],
+        });
+        std::fs::write(&template, list.to_string()).unwrap();
+        let config = std::fs::read_to_string(node.dir("config.toml")).unwrap();
+        let cni = format!(
+            "cri = \"cni\"\ncni_conf_dir = {conf:?}\ncni_bin_dirs = [\"{PLUGINS}\"]\ncni_conf_template = {template:?}\n"
+        );
+        node.stop();
+        std::fs::write(node.dir("config.toml"), config.replace("cri = \"builtin\"\n", &cni)).unwrap();
+        node.launch();
+        node.crictl(&["runp", &pod_file(node, "early")]).fails();
+        assert_eq!(address_of(node, "10.57.0.0/24", "first"), "10.57.0.2");
+        // Said again, as by a kubelet that has been restarted.
+        assert_eq!(address_of(node, "10.57.0.0/24", "second"), "10.57.0.3");
+        node.crictl(&["rmp", "-fa"]).ok();
     });
 }

@@ -81,5 +81,54 @@ pub(crate) fn without_input<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fine("ImageFsInfo", "nothing", || {
             node.images(async |mut c| c.image_fs_info(cri::ImageFsInfoRequest {}).await).map(drop)
         }),
+        // It takes nothing and ends only with its client.
+        fine("GetContainerEvents", "a client that leaves", || {
+            let request = cri::GetEventsRequest {};
+            drop(node.cri(async |mut c| c.get_container_events(request).await)?);
+            strata_e2e::eventually(10, "nobody follows any more", || match followers(scene) {
+                0 => Ok(()),
+                n => Err(format!("{n} followers")),
+            });
+            Ok(())
+        }),
+    ]
+}
+
+/// How many follow the events, as stratad tells it.
+fn followers(scene: &Scene<'_>) -> u64 {
+    let request = cri::StatusRequest { verbose: true };
+    let answer = scene.node.cri(async |mut c| c.status(request).await).unwrap();
+    let told = answer.info.values().find_map(|text| {
+        serde_json::from_str::<serde_json::Value>(text).ok()?.get("eventFollowers")?.as_u64()
+    });
+    told.unwrap_or_else(|| panic!("{:?}", answer.info))
+}
+
+/// On the built-in network, with a pod that has one of its addresses.
+pub(crate) fn pod_cidr<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
+    use Code::{FailedPrecondition, InvalidArgument};
+    let rpc = "UpdateRuntimeConfig";
+    let update = |network_config: Option<cri::NetworkConfig>| {
+        let runtime_config = Some(cri::RuntimeConfig { network_config });
+        let request = cri::UpdateRuntimeConfigRequest { runtime_config };
+        scene.node.cri(async |mut c| c.update_runtime_config(request).await).map(drop)
+    };
+    let cidr = move |text: &str| update(Some(cri::NetworkConfig { pod_cidr: text.into() }));
+    let nothing = cri::UpdateRuntimeConfigRequest { runtime_config: None };
+    vec![
+        fine(rpc, "nothing", || {
+            scene.node.cri(async |mut c| c.update_runtime_config(nothing).await).map(drop)
+        }),
+        fine(rpc, "no network", move || update(None)),
+        fine(rpc, "no CIDR", move || cidr("")),
+        fine(rpc, "the CIDR that it has", move || cidr("10.88.0.0/24")),
+        fails(rpc, "no address", InvalidArgument, "\"pods\"", move || cidr("pods")),
+        fails(rpc, "no length", InvalidArgument, "10.55.0.0", move || cidr("10.55.0.0")),
+        fails(rpc, "too long", InvalidArgument, "10.55.0.0/33", move || cidr("10.55.0.0/33")),
+        fails(rpc, "one of two", InvalidArgument, "fd00::/200", move || cidr("10.55.0.0/24,fd00::/200")),
+        fails(rpc, "an empty one", InvalidArgument, "", move || cidr("10.55.0.0/24,")),
+        fails(rpc, "IPv6 alone", InvalidArgument, "IPv4", move || cidr("fd00::/64")),
+        fails(rpc, "no room", InvalidArgument, "10.55.0.0/31", move || cidr("10.55.0.0/31")),
+        fails(rpc, "pods have others", FailedPrecondition, "remove", move || cidr("10.55.0.0/24")),
     ]
 }
