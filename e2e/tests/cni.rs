@@ -367,6 +367,32 @@ fn addresses_are_given_back_after_a_reboot() {
 }
 
 #[test]
+fn the_address_of_a_pod_whose_record_is_damaged_is_given_back() {
+    with_cni(|net| {
+        let node = net.node;
+        net.put_list("10-pods.conflist", &net.bridge_list("pods", 77));
+        let cut = node.run_pod(&busy_pod(node, "cut", 8083));
+        let newer = node.run_pod(&pod(node, "newer"));
+        node.kill9();
+        let record = |id: &str| node.dir("root/pods").join(id).join("pod.json");
+        std::fs::write(record(&cut), "{").unwrap();
+        // What is in this one is taken at its word where it can be read.
+        let text = std::fs::read_to_string(record(&newer)).unwrap();
+        std::fs::write(record(&newer), text.replacen("\"version\":1,", "\"version\":2,", 1)).unwrap();
+        // Not yet: it is tried again.
+        net.switch("fail.portmap.DEL", true);
+        node.launch();
+        assert_eq!(net.addresses().len(), 2);
+        net.switch("fail.portmap.DEL", false);
+        net.given_back("damaged");
+        eventually(20, "the records are put away", || match leaks::names(&node.dir("root/pods")).len() {
+            0 => Ok(()),
+            n => Err(n.to_string()),
+        });
+    });
+}
+
+#[test]
 fn lists_come_and_go_without_a_restart() {
     with_cni(|net| {
         let node = net.node;

@@ -22,6 +22,7 @@ mod network;
 mod observe;
 mod pods;
 mod reboot;
+mod records;
 mod registry;
 mod security;
 mod space;

@@ -122,6 +122,30 @@ impl Hierarchy {
         Ok(Group::new(self.clone(), relative.to_owned()))
     }
 
+    /// Every group, wherever it is, whose last name is one of these: for names that nobody else gives.
+    pub fn find(&self, names: &[String]) -> Vec<Group> {
+        let mut found = std::collections::BTreeSet::new();
+        for mount in self.mounts() {
+            let mut todo = vec![mount.to_path_buf()];
+            while let Some(dir) = todo.pop() {
+                for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
+                    if !entry.file_type().is_ok_and(|t| t.is_dir()) {
+                        continue;
+                    }
+                    let relative = entry.path();
+                    let relative = relative.strip_prefix(mount).ok().and_then(Path::to_str);
+                    match (relative, entry.file_name().to_str()) {
+                        (Some(relative), Some(name)) if names.iter().any(|n| n == name) => {
+                            found.insert(relative.to_owned());
+                        }
+                        _ => todo.push(entry.path()),
+                    }
+                }
+            }
+        }
+        found.into_iter().map(|relative| Group::new(self.clone(), relative)).collect()
+    }
+
     pub(crate) fn v1_mount(&self, controller: &str) -> Option<&Path> {
         self.v1.get(controller).map(PathBuf::as_path)
     }

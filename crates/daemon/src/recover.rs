@@ -7,25 +7,30 @@
 //!                 ├ same boot, no shim        the pod has died with it
 //!                 ├ another boot              running: exited 255 Unknown; created: discarded; network given back
 //!                 └ half made or half gone    taken apart
+//!            ─▶ what cannot be read: ended and cleaned, its record goes to lost+found/
 //! ```
+//!
+//! * [`load`]: reading the records.
+//! * [`lost`]: what is there and has no record that can be read.
 
-use crate::container::record::{ContainerRecord, Exit};
+mod load;
+mod lost;
+
+use crate::container::record::Exit;
 use crate::container::state::{Change as ContainerChange, ContainerState};
-use crate::container::{Container, Live};
+use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::ids::{is_id, now};
 use crate::net::Held;
 use crate::node::Node;
-use crate::pod::record::{self, PodRecord};
 use crate::pod::state::{Change, PodState};
-use crate::pod::{Pod, short, teardown};
+use crate::pod::{Pod, short};
 use crate::request::Origin;
 use crate::shim::{Connected, Shim};
 use crate::tasks::blocking;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
-use strata_store::RecordKind;
 use strata_wire::Request;
 use strata_wire::state::Phase;
 
@@ -36,17 +41,14 @@ impl Node {
     /// Reads the records and begins to recover each pod; returns when everything can be listed.
     ///
     /// # Errors
-    /// If a record cannot be read, or the network's claims cannot be restored.
+    /// If the records' directories cannot be read.
     pub(crate) async fn recover(self: &Arc<Self>) -> Result<()> {
-        let (node, pods) = {
+        let node = self.clone();
+        let loaded = blocking(move || node.load()).await?;
+        self.recover_networks(&loaded.pods).await;
+        self.end_lost(&loaded);
+        for pod in loaded.pods {
             let node = self.clone();
-            let pods = blocking(move || node.load()).await?;
-            (self.clone(), pods)
-        };
-        self.recover_networks(&pods).await?;
-        self.remove_strangers(&pods);
-        for pod in pods {
-            let node = node.clone();
             tokio::spawn(async move {
                 let bound = Duration::from_secs(node.config.limits.recovery_timeout);
                 if tokio::time::timeout(bound, node.recover_pod(&pod)).await.is_err() {
@@ -63,52 +65,8 @@ impl Node {
         Ok(())
     }
 
-    fn load(&self) -> Result<Vec<Arc<Pod>>> {
-        let mut pods = HashMap::new();
-        for (id, bytes) in self.store.pods()? {
-            let record: PodRecord = parse("pod", &id, &bytes)?;
-            if record.version > record::VERSION {
-                return Err(newer("pod", &id));
-            }
-            let pod = Pod::new(record, self.pod_dir(&id), false, self.events.clone());
-            self.pods.insert(pod.clone());
-            pods.insert(id, pod);
-        }
-        for (id, _, json) in self.store.containers()? {
-            let record: ContainerRecord = parse("container", &id, json.get().as_bytes())?;
-            if record.version > crate::container::record::VERSION {
-                return Err(newer("container", &id));
-            }
-            match pods.get(&record.pod_id) {
-                Some(pod) => self.load_container(pod, record)?,
-                // Its pod was removed before it was, which a power cut in between makes possible.
-                None => self.store.remove_container(&id)?,
-            }
-        }
-        self.forget_strange_seccomp();
-        Ok(pods.into_values().collect())
-    }
-
-    fn load_container(&self, pod: &Arc<Pod>, record: ContainerRecord) -> Result<()> {
-        // One of a pod that was being removed may share its name with a newer one.
-        if let Some(name) = record.extras.name.as_ref().filter(|_| pod.state() != PodState::Discarding) {
-            self.containers.reserve(name, &record.id)?;
-        }
-        let exit = self.store.record(RecordKind::Exit, &record.id)?;
-        let exit: Option<Exit> = exit.map(|b| parse("exit of container", &record.id, &b)).transpose()?;
-        let live = match exit {
-            Some(exit) if exit.run == record.runs => {
-                let started_at = exit.started_at;
-                Live { exit: Some(exit), started_at, ..Live::at(ContainerState::Exited) }
-            }
-            _ => Live::at(ContainerState::Unknown),
-        };
-        self.containers.insert(Container::new(pod.clone(), record, live));
-        Ok(())
-    }
-
     /// Restores who has which address, before the first pod is attached.
-    async fn recover_networks(&self, pods: &[Arc<Pod>]) -> Result<()> {
+    async fn recover_networks(&self, pods: &[Arc<Pod>]) {
         let mut held: HashMap<String, Vec<Held>> = HashMap::new();
         for pod in pods {
             let record = pod.record();
@@ -128,46 +86,6 @@ impl Node {
                 tracing::error!(network = provider.name(), error = %e, "the network cannot be restored");
             }
         }
-        Ok(())
-    }
-
-    /// State directories of pods that no record names: a shim may live in one whose creation was cut off.
-    fn remove_strangers(self: &Arc<Self>, pods: &[Arc<Pod>]) {
-        let dir = self.config.state.join("pods");
-        for entry in std::fs::read_dir(&dir).into_iter().flatten().flatten() {
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if !is_id(&name) || pods.iter().any(|p| p.id() == name) {
-                continue;
-            }
-            let node = self.clone();
-            tokio::spawn(async move {
-                if let Err(e) = node.remove_stranger(&name).await {
-                    tracing::warn!(pod = short(&name), error = %e, "what is left of a half-made pod cannot be removed");
-                }
-            });
-        }
-    }
-
-    async fn remove_stranger(&self, id: &str) -> Result<()> {
-        let dir = self.pod_dir(id);
-        if let Ok(Connected { shim, .. }) = Shim::connect(&dir, id).await {
-            shim.done(Request::Shutdown, crate::shim::PROMPT).await?;
-        }
-        let group = self.group(&format!("{}/pods/{id}", self.config.cgroup.root))?;
-        let netns = self.config.network.netns_dir.join(format!("strata-{id}"));
-        blocking(move || {
-            let fail = |e: strata_cgroup::Error| Error::internal(e.to_string());
-            group.kill().and_then(|()| group.remove()).map_err(fail)?;
-            let text = |p: std::path::PathBuf| Some(p.to_string_lossy().into_owned());
-            crate::pod::namespaces::release(&strata_wire::plan::PodNamespaces {
-                net: text(netns),
-                ipc: text(dir.join("ipc")),
-                uts: text(dir.join("uts")),
-                user: text(dir.join("user")),
-            });
-            teardown::remove_state_dir(&dir)
-        })
-        .await
     }
 
     async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
@@ -337,17 +255,4 @@ impl Node {
             }
         }
     }
-}
-
-fn parse<T: serde::de::DeserializeOwned>(what: &str, id: &str, bytes: &[u8]) -> Result<T> {
-    serde_json::from_slice(bytes).map_err(|e| {
-        Error::new(
-            crate::error::Kind::DataLoss,
-            format!("record of {what} {id} cannot be read: {e}; move it out of the root"),
-        )
-    })
-}
-
-fn newer(what: &str, id: &str) -> Error {
-    Error::precondition(format!("{what} {id} was written by a newer stratad; upgrade this one"))
 }

@@ -15,7 +15,6 @@ use serde_json::value::RawValue;
 use std::ffi::{CString, OsStr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use strata_oci::Digest;
 use strata_sys::durable;
 
 /// What a record is about.
@@ -180,18 +179,36 @@ impl Store {
         self.write_record(&self.layout.containers, id, "container.json", &record::to_json(id, &file)?)
     }
 
-    /// The records of all containers: ID, image, JSON.
-    ///
-    /// # Errors
-    /// If one cannot be read.
-    pub fn containers(&self) -> Result<Vec<(String, Digest, Box<RawValue>)>> {
+    /// The records of all containers by their IDs, each with why it cannot be read if so.
+    pub fn containers(&self) -> Vec<(String, Result<Box<RawValue>>)> {
         let ids: Vec<String> = self.index.lock().containers.keys().cloned().collect();
         ids.into_iter()
             .map(|id| {
                 let path = self.layout.containers.path.join(&id).join("container.json");
-                record::read::<ContainerFile>(&path).map(|f| (id, f.image, f.record))
+                let record = record::read::<ContainerFile>(&path).map(|f| f.record);
+                (id, record)
             })
             .collect()
+    }
+
+    /// The IDs of containers whose records were damaged when the store was opened: their files are in `lost+found/`, and
+    /// something of them may still run.
+    pub fn lost_containers(&self) -> &[String] {
+        &self.lost_containers
+    }
+
+    /// Takes a container out of the store that the caller can make nothing of; where its record and what was written in it
+    /// are now, below the root.
+    ///
+    /// # Errors
+    /// If it is not there, or the disk fails.
+    pub fn put_container_away(&self, id: &str) -> Result<String> {
+        check_id(id)?;
+        let to = self.layout.put_away(&self.layout.containers, id).context(|| format!("container {id}"))?;
+        durable::sync_dir(&self.layout.containers.fd)?;
+        self.index.lock().containers.remove(id);
+        self.sizes.forget(id);
+        Ok(to)
     }
 
     /// Whether there is a container of this ID, or one is being made.
@@ -239,20 +256,32 @@ impl Store {
         }
     }
 
-    /// The records of all pods.
+    /// The records of all pods by their IDs, each with why it cannot be read if so.
     ///
     /// # Errors
-    /// If one cannot be read.
-    pub fn pods(&self) -> Result<Vec<(String, Vec<u8>)>> {
+    /// If their directory cannot be read.
+    pub fn pods(&self) -> Result<Vec<(String, Result<Vec<u8>>)>> {
         let mut pods = Vec::new();
-        for id in self.layout.pods.names()? {
-            match self.record(RecordKind::Pod, &id)? {
+        // A check tells of other names.
+        for id in self.layout.pods.names()?.into_iter().filter(|name| check_id(name).is_ok()) {
+            match self.record(RecordKind::Pod, &id).transpose() {
                 Some(record) => pods.push((id, record)),
                 // Creation never came as far as its record.
                 None => self.layout.discard(&self.layout.pods, &id)?,
             }
         }
         Ok(pods)
+    }
+
+    /// Takes a pod's record out of the store that the caller can make nothing of; where it is now, below the root.
+    ///
+    /// # Errors
+    /// If it is not there, or the disk fails.
+    pub fn put_pod_away(&self, id: &str) -> Result<String> {
+        check_id(id)?;
+        let to = self.layout.put_away(&self.layout.pods, id).context(|| format!("pod {id}"))?;
+        durable::sync_dir(&self.layout.pods.fd)?;
+        Ok(to)
     }
 
     /// Removes a pod's record. Absence is success.

@@ -1,7 +1,8 @@
 //! Opening the store: the lock, and the index rebuilt from the directories.
 
 use crate::chunks::Buffers;
-use crate::error::{Context, Kind, Result};
+use crate::containers::check_id;
+use crate::error::{Context, Error, Kind, Result};
 use crate::gc::GcTotals;
 use crate::image::Image;
 use crate::index::{BlobFile, ContainerUse, Index, Inner, Lease};
@@ -44,6 +45,8 @@ pub struct Store {
     pub(crate) naming: Mutex<()>,
     pub(crate) sizes: Sizes,
     pub(crate) collected: Mutex<GcTotals>,
+    /// Whose records were damaged when this was opened.
+    pub(crate) lost_containers: Vec<String>,
     // Not used again: the thread lives as long as this.
     _reaper: Reaper,
 }
@@ -90,13 +93,12 @@ impl Store {
             layout.discard(&layout.tmp, &name)?;
         }
         let index = Arc::new(Index::default());
-        let unreadable = {
+        let (unreadable, lost_containers) = {
             let mut inner = index.lock();
             load_blobs(&layout, &mut inner)?;
             load_layers(&layout, &mut inner)?;
             let unreadable = load_refs(&layout, &mut inner)?;
-            load_containers(&layout, &mut inner, opening)?;
-            unreadable
+            (unreadable, load_containers(&layout, &mut inner, opening)?)
         };
         let reaper = Reaper::start(layout.clone()).context(|| "start the deleting thread".into())?;
         let sizes = Sizes::start(layout.clone()).context(|| "start the measuring thread".into())?;
@@ -113,6 +115,7 @@ impl Store {
             naming: Mutex::default(),
             sizes,
             collected: Mutex::default(),
+            lost_containers,
             _reaper: reaper,
         });
         Ok((store, unreadable))
@@ -239,8 +242,11 @@ fn wrote_something(upper: &Path) -> bool {
     std::fs::read_dir(upper).is_ok_and(|mut entries| entries.next().is_some())
 }
 
-fn load_containers(layout: &Layout, inner: &mut Inner, opening: Opening) -> Result<()> {
-    for id in layout.containers.names()? {
+/// Loads the containers; the IDs of those whose records are damaged.
+fn load_containers(layout: &Layout, inner: &mut Inner, opening: Opening) -> Result<Vec<String>> {
+    let mut lost = Vec::new();
+    // The check tells of names that nothing of the store has.
+    for id in layout.containers.names()?.into_iter().filter(|name| check_id(name).is_ok()) {
         let path = layout.containers.path.join(&id).join("container.json");
         match record::read::<ContainerFile>(&path) {
             Ok(file) => {
@@ -266,12 +272,20 @@ fn load_containers(layout: &Layout, inner: &mut Inner, opening: Opening) -> Resu
                 }
             }
             // One container's damage must not keep a node from starting: what it wrote is kept, for people to look at.
-            Err(e) if e.kind() == Kind::Damaged => {
+            Err(e) if is_damage(&e) => {
                 let to = layout.put_away(&layout.containers, &id)?;
                 tracing::error!(container = %id, error = %e, %to, "container's record is damaged; its files are kept there");
+                lost.push(id);
             }
             Err(e) => return Err(e.context(format!("container {id}"))),
         }
     }
-    Ok(())
+    Ok(lost)
+}
+
+/// Whether a file cannot be read because of what is on the disk: trying again, or another limit, would not help.
+fn is_damage(e: &Error) -> bool {
+    use rustix::io::Errno;
+    let of_disk = [Errno::IO, Errno::ISDIR, Errno::NOTDIR, Errno::LOOP, Errno::UCLEAN, Errno::BADMSG];
+    e.kind() == Kind::Damaged || e.errno().is_some_and(|errno| of_disk.contains(&errno))
 }

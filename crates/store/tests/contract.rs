@@ -259,8 +259,9 @@ fn everything_is_there_again_after_opening() {
     }
     let store = open(dir.path());
     assert_eq!(format!("{:?}", store.images()), before);
-    assert_eq!(store.containers().unwrap()[0].2.get(), "{\"name\":\"test\"}");
-    assert_eq!(store.pods().unwrap(), [(pod.clone(), b"{\"format\":1}".to_vec())]);
+    assert_eq!(store.containers()[0].1.as_ref().unwrap().get(), "{\"name\":\"test\"}");
+    let (id_of_pod, record) = store.pods().unwrap().remove(0);
+    assert_eq!((id_of_pod, record.unwrap()), (pod.clone(), b"{\"format\":1}".to_vec()));
     assert_eq!(store.record(RecordKind::Exit, &id).unwrap().unwrap(), b"{\"code\":3}");
     assert_eq!(mount(&store, &id).read("kept").unwrap(), "kept");
     store.remove_pod(&pod).unwrap();

@@ -47,6 +47,11 @@ pub(crate) trait Provider: Send + Sync + fmt::Debug {
     /// Disconnects a pod: success if it is not connected, or its namespace is gone.
     fn detach(&self, request: DetachRequest) -> BoxFuture<'_, Result<()>>;
 
+    /// Disconnects a pod whose record is lost: what is known of it may be no more than its ID. Success as with `detach`.
+    fn detach_lost(&self, request: DetachRequest) -> BoxFuture<'_, Result<()>> {
+        self.detach(request)
+    }
+
     /// Takes over what pods hold, and removes what others left behind.
     fn recover(&self, held: Vec<Held>) -> BoxFuture<'_, Result<()>>;
 

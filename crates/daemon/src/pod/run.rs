@@ -100,7 +100,7 @@ impl Node {
             if owns_cgroup { format!("{}/{id}", self.pods_cgroup(&defaults)) } else { given.to_owned() };
         let dir = self.pod_dir(&id);
         let wanted = Wanted {
-            net: (!host_network).then(|| self.config.network.netns_dir.join(format!("strata-{id}"))),
+            net: (!host_network).then(|| self.netns_of(&id)),
             ipc: (options.ipc() != cri::NamespaceMode::Node).then(|| dir.join("ipc")),
             uts: (!host_network).then(|| (dir.join("uts"), String::new())),
             user: userns::of_pod(&config)?.map(|ids| (dir.join("user"), ids)),

@@ -19,13 +19,18 @@ use strata_wire::Request;
 const SHUTDOWN: Duration = Duration::from_secs(15);
 
 /// Pauses between attempts to pay what a pod owes that is stopped or discarded.
-const RETRY: [Duration; 4] =
+pub(crate) const RETRY: [Duration; 4] =
     [Duration::from_millis(200), Duration::from_secs(2), Duration::from_secs(15), Duration::from_secs(60)];
 
 impl Node {
     /// Where a pod's sockets, pins and files are.
     pub(crate) fn pod_dir(&self, id: &str) -> PathBuf {
         self.config.state.join("pods").join(id)
+    }
+
+    /// Where a pod's network namespace is pinned.
+    pub(crate) fn netns_of(&self, id: &str) -> PathBuf {
+        self.config.network.netns_dir.join(format!("strata-{id}"))
     }
 
     /// A cgroup by its name.

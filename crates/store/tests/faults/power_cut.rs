@@ -105,7 +105,7 @@ fn look(
     for image in store.images() {
         check::whole(&store, mount.path(), &image, true);
     }
-    for (id, ..) in store.containers().unwrap() {
+    for (id, _) in store.containers() {
         store.snapshot(&id).unwrap();
     }
     for (what, value) in promised {
@@ -121,9 +121,9 @@ fn look(
                 pod.map_or_else(|| "none".into(), |p| String::from_utf8(p).unwrap())
             }
             ("container", id) => {
-                let all = store.containers().unwrap();
-                let found = all.iter().find(|(other, ..)| other == id);
-                found.map_or_else(|| "none".into(), |(_, _, record)| record.get().to_owned())
+                let all = store.containers();
+                let found = all.iter().find(|(other, _)| other == id);
+                found.map_or_else(|| "none".into(), |(_, record)| record.as_ref().unwrap().get().to_owned())
             }
             other => panic!("{other:?}"),
         };

@@ -347,6 +347,19 @@ impl Provider for Cni {
         async move { self.disconnect(&request).await }.boxed()
     }
 
+    fn detach_lost(&self, mut request: DetachRequest) -> BoxFuture<'_, Result<()>> {
+        async move {
+            if request.intent.as_ref().is_none_or(|intent| Journal::parse(intent).is_err()) {
+                // What it was attached with is not known: most likely it was the network of today. Plugins look for what
+                // they remove by the pod's ID.
+                let pod = AttachRequest { pod_id: request.pod_id.clone(), ..AttachRequest::default() };
+                request.intent = Some(self.journal(&pod).await?);
+            }
+            self.disconnect(&request).await
+        }
+        .boxed()
+    }
+
     fn recover(&self, held: Vec<Held>) -> BoxFuture<'_, Result<()>> {
         async move {
             self.take_over(held);
