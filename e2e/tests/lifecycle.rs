@@ -1,7 +1,9 @@
 //! What a container's program sees of its start and its end.
 
 use k8s_cri::v1::{self as cri, ContainerState};
-use strata_e2e::node::{container, pod, test};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use strata_e2e::node::{Node, container, leaks, pod, test};
 use tonic::Code;
 
 #[test]
@@ -28,6 +30,62 @@ fn ends_are_told_as_they_were() {
         node.stop_container(&id, 1).unwrap();
         let status = node.status(&id);
         assert_eq!((status.state(), status.exit_code), (ContainerState::ContainerExited, 137), "{status:?}");
+    });
+}
+
+/// What PodSandboxStatus and ListContainers tell of a pod's containers.
+fn told(node: &Node, pod_id: &str) -> [Vec<(String, i32)>; 2] {
+    let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod_id.into(), verbose: false };
+    let status = node.cri(async |mut c| c.pod_sandbox_status(request).await).unwrap();
+    let request = cri::ListContainersRequest { filter: None };
+    let list = node.cri(async |mut c| c.list_containers(request).await).unwrap();
+    [
+        status.containers_statuses.into_iter().map(|c| (c.id, c.state)).collect(),
+        list.containers.into_iter().map(|c| (c.id, c.state)).collect(),
+    ]
+}
+
+#[test]
+fn a_container_is_told_of_from_the_answer_to_its_creation_until_it_has_gone() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "told");
+        let pod_id = node.run_pod(&config);
+        let shim = node.crictl(&["inspectp", &pod_id]).ok().json()["info"]["pid"].as_i64().unwrap();
+        let shim = Pid::from_raw(i32::try_from(shim).unwrap());
+        // It takes no orders for a while.
+        kill(shim, Signal::SIGSTOP).unwrap();
+        let id = std::thread::scope(|scope| {
+            let creating = scope.spawn(|| node.create(&pod_id, &config, &container(node, "one", "true")));
+            strata_e2e::eventually(10, "its directory is there", || {
+                match leaks::names(&node.dir("root/containers")).len() {
+                    1 => Ok(()),
+                    n => Err(n.to_string()),
+                }
+            });
+            let half_made = leaks::names(&node.dir("root/containers")).remove(0);
+            // Also when its record is written.
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            assert_eq!(told(node, &pod_id), [vec![], vec![]]);
+            assert_eq!(node.try_status(&half_made).unwrap_err().code(), Code::NotFound);
+            kill(shim, Signal::SIGCONT).unwrap();
+            creating.join().unwrap()
+        });
+        let one = vec![(id.clone(), ContainerState::ContainerCreated.into())];
+        assert_eq!(told(node, &pod_id), [one.clone(), one]);
+        // While it is being removed it is one that has ended, as with other runtimes.
+        kill(shim, Signal::SIGSTOP).unwrap();
+        std::thread::scope(|scope| {
+            let removing = scope.spawn(|| node.remove_container(&id).unwrap());
+            let one = vec![(id.clone(), ContainerState::ContainerExited.into())];
+            strata_e2e::eventually(10, "it is being removed", || match told(node, &pod_id) {
+                told if told == [one.clone(), one.clone()] => Ok(()),
+                told => Err(format!("{told:?}")),
+            });
+            kill(shim, Signal::SIGCONT).unwrap();
+            removing.join().unwrap();
+        });
+        assert_eq!(told(node, &pod_id), [vec![], vec![]]);
     });
 }
 

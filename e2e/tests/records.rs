@@ -72,7 +72,8 @@ fn a_pod_whose_record_says_nothing_is_ended_and_the_others_are_served() {
             .map(|(name, damage)| {
                 let mut config = pod(node, name);
                 // The kubelet's cgroups are found too, though nothing but the record tells which.
-                config.linux.get_or_insert_default().cgroup_parent = format!("{}/kubepods/{name}", node.cgroup());
+                config.linux.get_or_insert_default().cgroup_parent =
+                    format!("{}/kubepods/{name}", node.cgroup());
                 let (id, container, marker) = sleeper(node, &config);
                 (config, id, container, marker, damage)
             })
@@ -92,7 +93,10 @@ fn a_pod_whose_record_says_nothing_is_ended_and_the_others_are_served() {
             assert!(!runs(node, marker), "{name}");
             assert_eq!(node.try_status(container).unwrap_err().code(), Code::NotFound, "{name}");
             assert!(log.contains(&format!("root/pods/{id}/pod.json")), "{name}");
-            assert!(node.dir("root/lost+found").join(format!("pods-{id}")).exists() || kept(node, id), "{name}");
+            assert!(
+                node.dir("root/lost+found").join(format!("pods-{id}")).exists() || kept(node, id),
+                "{name}"
+            );
         }
         assert!(log.contains("written by a newer stratad"));
         assert!(runs(node, &good_marker));
@@ -158,7 +162,9 @@ fn a_container_whose_record_says_nothing_is_ended_and_what_it_wrote_is_kept() {
         assert_eq!(left.len(), 2, "{left:?}");
         let wrote: Vec<_> = leaks::names(&node.dir("root/lost+found"))
             .into_iter()
-            .filter_map(|n| std::fs::read_to_string(node.dir("root/lost+found").join(n).join("upper/wrote")).ok())
+            .filter_map(|n| {
+                std::fs::read_to_string(node.dir("root/lost+found").join(n).join("upper/wrote")).ok()
+            })
             .collect();
         assert_eq!(wrote.len(), DAMAGES.len(), "{wrote:?}");
     });
@@ -171,7 +177,11 @@ fn what_a_container_of_a_lost_pod_wrote_is_kept() {
         let script = "echo precious > /data; exec sleep 778899";
         node.strata(&["run", "-d", "--name", "mine", &image, "sh", "-c", script]).ok();
         eventually(10, "it has written", || {
-            if node.strata(&["diff", "mine"]).ok().text().contains("/data") { Ok(()) } else { Err("not yet".to_owned()) }
+            if node.strata(&["diff", "mine"]).ok().text().contains("/data") {
+                Ok(())
+            } else {
+                Err("not yet".to_owned())
+            }
         });
         node.kill9();
         let ids = leaks::names(&node.dir("root/pods"));

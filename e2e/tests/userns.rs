@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
+use strata_e2e::images::{Compression, Flavor, ImageBuilder, LayerBuilder};
 use strata_e2e::node::{Node, test};
 
 /// Users and groups of the test pods on the host.
@@ -218,6 +219,108 @@ fn volumes_and_a_shared_pid_namespace_fit_in() {
         let refused =
             node.crictl(&["create", &own_id, &container(node, "proc", &image, &options, &bad), &own]).fails();
         assert!(refused.contains("its file system"), "{refused}");
+        node.crictl(&["rmp", "-fa"]).ok();
+    });
+}
+
+/// Unmounts when it goes.
+struct Mounted(PathBuf);
+
+impl Mounted {
+    fn new(fstype: &str, at: PathBuf) -> Self {
+        std::fs::create_dir_all(&at).unwrap();
+        let flags = nix::mount::MsFlags::empty();
+        nix::mount::mount(Some(fstype), &at, Some(fstype), flags, None::<&str>).unwrap();
+        Self(at)
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+#[test]
+fn what_is_mounted_below_a_volume_is_mapped_with_it() {
+    test(|node| {
+        if !able(node) {
+            return;
+        }
+        let image = node.pull("busybox");
+        let own = pod(node, "below", &options());
+        let own_id = node.crictl(&["runp", &own]).ok().text().to_owned();
+        let volume = node.dir("volume");
+        let below = Mounted::new("tmpfs", volume.join("below"));
+        std::fs::write(below.0.join("f"), "").unwrap();
+        chown(below.0.join("f"), Some(1000), Some(1001)).unwrap();
+        let mounts = json!({ "mounts": [{
+            "container_path": "/v", "host_path": volume,
+            "uidMappings": mapping(UID, 65_536), "gidMappings": mapping(GID, 65_536),
+        }] });
+        let id = run(node, &own_id, &own, &container(node, "mapped", &image, &options(), &mounts));
+        let said = exec(node, &id, "stat -c %u:%g /v/below/f; touch /v/below/new && chown 7:8 /v/below/new");
+        assert_eq!(said, "1000:1001\n");
+        assert_eq!(owner(&below.0.join("new")), (7, 8));
+
+        // Files that would be nobody's, for no reason that anybody could see.
+        let unfit = Mounted::new("proc", volume.join("unfit"));
+        let config = container(node, "unfit", &image, &options(), &mounts);
+        let refused = node.crictl(&["create", &own_id, &config, &own]).fails();
+        assert!(refused.contains("FailedPrecondition") && refused.contains("mounted below it"), "{refused}");
+        drop(unfit);
+        node.crictl(&["create", &own_id, &config, &own]).ok();
+        node.crictl(&["rmp", "-fa"]).ok();
+    });
+}
+
+#[test]
+fn image_volumes_belong_to_the_pods_users() {
+    test(|node| {
+        if !able(node) {
+            return;
+        }
+        let image = node.pull("busybox");
+        let low = LayerBuilder::new()
+            .dir("etc", 0o755)
+            .file_of("etc/low", 0o640, 33, 44, "low\n")
+            .file("etc/gone", 0o644, "")
+            .build();
+        let high = LayerBuilder::new()
+            .dir("etc", 0o755)
+            .file("etc/high", 0o644, "high\n")
+            .whiteout("etc/gone")
+            .build();
+        let data = ImageBuilder::new(Flavor::Oci)
+            .layer(&low, Compression::Gzip, "COPY low /")
+            .layer(&high, Compression::Gzip, "COPY high /")
+            .build();
+        node.push(async |registry| registry.push(&data, "e2e/data", "latest").await);
+        let data = node.pull("data");
+        let own = pod(node, "images", &options());
+        let own_id = node.crictl(&["runp", &own]).ok().text().to_owned();
+        let volume = |path: &str, below: &str| {
+            json!({
+                "container_path": path, "readonly": true, "image": { "image": data }, "image_sub_path": below,
+                "uidMappings": mapping(UID, 65_536), "gidMappings": mapping(GID, 65_536),
+            })
+        };
+        let mounts =
+            json!({ "mounts": [volume("/all", ""), volume("/part", "etc"), volume("/file", "etc/low")] });
+        let id = run(node, &own_id, &own, &container(node, "reader", &image, &options(), &mounts));
+        let said = exec(
+            node,
+            &id,
+            "cat /all/etc/low /part/high /file; ls /part; stat -c %u:%g /all/etc/low /part/high /file; touch /part/x 2>/dev/null || echo refused",
+        );
+        assert_eq!(said, "low\nhigh\nlow\nhigh\nlow\n33:44\n0:0\n33:44\nrefused\n");
+        // The layer is not copied, and not chowned.
+        let file = layers(node).into_iter().map(|l| l.join("fs/etc/low")).find(|p| p.exists()).unwrap();
+        assert_eq!(owner(&file), (33, 44));
+        let missing = json!({ "mounts": [volume("/x", "no/such")] });
+        let config = container(node, "missing", &image, &options(), &missing);
+        let refused = node.crictl(&["create", &own_id, &config, &own]).fails();
+        assert!(refused.contains("InvalidArgument") && refused.contains("the image has no"), "{refused}");
         node.crictl(&["rmp", "-fa"]).ok();
     });
 }

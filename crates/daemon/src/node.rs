@@ -213,13 +213,12 @@ impl Node {
 
     /// Every container of every origin, newest first.
     pub(crate) fn container_infos(&self) -> Vec<ContainerInfo> {
-        use crate::container::state::ContainerState;
         use crate::pod::state::PodState;
         let mut all = self.containers.all();
         // A removed pod that still owes something is nobody's to see, and so are its containers.
         all.retain(|c| c.pod().state() != PodState::Discarding);
         let mut infos: Vec<_> = all.iter().map(|c| c.info()).collect();
-        infos.retain(|i| i.state() != ContainerState::Creating);
+        infos.retain(ContainerInfo::is_shown);
         infos.sort_by_key(|i| std::cmp::Reverse(i.record.created_at));
         infos
     }

@@ -16,9 +16,9 @@
 mod load;
 mod lost;
 
+use crate::container::Container;
 use crate::container::record::Exit;
 use crate::container::state::{Change as ContainerChange, ContainerState};
-use crate::container::Container;
 use crate::error::{Error, Result};
 use crate::ids::{is_id, now};
 use crate::net::Held;

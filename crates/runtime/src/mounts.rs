@@ -64,7 +64,7 @@ impl<'a> Sources<'a> {
         let step = || format!("bind mount {source} on {}", m.target);
         let tree = mount::clone_tree(CWD, source.as_str(), *recursive).step(step)?;
         if let Some(Some(map)) = self.maps.get(n) {
-            userns::idmap(&tree, map, source)?;
+            userns::idmap(&tree, map, source, *recursive)?;
         }
         Ok(tree)
     }

@@ -89,11 +89,20 @@ pub(crate) fn maps(mounts: &[Mount], user: Option<&User<'_>>) -> Result<Vec<Opti
     mounts.iter().map(open).collect()
 }
 
-/// Shows a detached mount's files by a map.
-pub(crate) fn idmap(tree: &OwnedFd, map: impl AsFd, what: &str) -> Result<(), Failure> {
+/// Shows a detached mount's files by a map, and with `recursive` those of all mounts below it: they would be nobody's
+/// otherwise.
+pub(crate) fn idmap(tree: &OwnedFd, map: impl AsFd, what: &str, recursive: bool) -> Result<(), Failure> {
     let step = || format!("map the IDs of {what}");
-    mount::idmap(tree, map).step(step).map_err(|failure| {
-        if failure.errno != Some(rustix::io::Errno::INVAL.raw_os_error()) {
+    mount::idmap(tree, &map, recursive).step(step).map_err(|failure| {
+        use rustix::io::Errno;
+        let refused = [Errno::INVAL, Errno::PERM].map(|errno| Some(errno.raw_os_error()));
+        // Nothing has changed yet: the top alone tells whose fault it is.
+        if recursive && refused.contains(&failure.errno) && mount::idmap(tree, &map, false).is_ok() {
+            let message = "a file system that is mounted below it cannot show files with other owners, as a pod with a user namespace \
+                           needs; unmount that, mount what is needed of the volume by itself, or run the pod with hostUsers: true";
+            return Failure { kind: FailureKind::WrongState, message: message.into(), ..failure };
+        }
+        if failure.errno != refused[0] {
             return failure;
         }
         let kind = rustix::fs::fstatfs(tree).map_or(0, |s| s.f_type);
@@ -142,7 +151,7 @@ impl<'a> Bench<'a> {
         let layer = |path: &String| {
             let step = || format!("layer {path}");
             let tree = mount::clone_tree(CWD, path.as_str(), false).step(step)?;
-            idmap(&tree, self.user.namespace, path)?;
+            idmap(&tree, self.user.namespace, path, false)?;
             let at = self.top.mkdir_all(self.name(), 0o700).step(step)?;
             mount::attach(&tree, &at).step(step)?;
             Ok(tree)

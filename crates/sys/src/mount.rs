@@ -160,14 +160,16 @@ pub fn set_attrs(
 }
 
 /// Shows the IDs of a mount's files as the map of a user namespace says (`MOUNT_ATTR_IDMAP`, Linux 5.12): what is in the
-/// namespace's map on disk is what that is outside. The mount must be detached and not yet mapped.
+/// namespace's map on disk is what that is outside. The mount must be detached and not yet mapped. With `recursive` the same
+/// holds for all mounts below it; if one of them cannot be mapped, none is.
 ///
 /// # Errors
-/// `EINVAL` if its file system cannot do that (mount_setattr(2) lists those that can).
-pub fn idmap(mount: impl AsFd, userns: impl AsFd) -> Result<()> {
+/// `EINVAL` if its file system cannot do that (mount_setattr(2) lists those that can), `EPERM` if it is mapped already.
+pub fn idmap(mount: impl AsFd, userns: impl AsFd, recursive: bool) -> Result<()> {
     let userns = u64::from(userns.as_fd().as_raw_fd().unsigned_abs());
     let raw = MountAttr { set: MOUNT_ATTR_IDMAP, clear: 0, propagation: 0, userns };
-    setattr(mount, libc::AT_EMPTY_PATH, &raw).call(|| "mount_setattr(MOUNT_ATTR_IDMAP)".into())
+    let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
+    setattr(mount, flags, &raw).call(|| format!("mount_setattr(MOUNT_ATTR_IDMAP, recursive={recursive})"))
 }
 
 fn setattr(mount: impl AsFd, flags: i32, raw: &MountAttr) -> std::io::Result<()> {

@@ -123,7 +123,7 @@ impl Node {
             if let Err(left) = self.forget_container(&container).await {
                 tracing::warn!(container = short(id), error = %left, "what a failed creation left goes with its pod");
                 // It stays known, so that its removal and its pod's try again.
-                let _ = container.change(Change::Removing, |_| {});
+                let _ = container.change(Change::Removing, |live| live.failed = true);
             }
             return Err(e.context(format!("container {}", short(id))));
         }

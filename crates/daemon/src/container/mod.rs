@@ -53,6 +53,8 @@ pub(crate) struct Live {
     pub(crate) paused: bool,
     /// Whether a stop has been asked for since it was started.
     pub(crate) stopping: bool,
+    /// Whether its creation has failed, and what is left of it could not be removed yet.
+    pub(crate) failed: bool,
 }
 
 /// A container at one moment.
@@ -75,6 +77,11 @@ impl ContainerInfo {
     /// Where it stands.
     pub(crate) fn state(&self) -> ContainerState {
         self.live.state
+    }
+
+    /// Whether anybody is told of it.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.live.is_shown()
     }
 
     /// What CRI cannot say.
@@ -130,6 +137,11 @@ impl Container {
     /// Where it stands.
     pub(crate) fn state(&self) -> ContainerState {
         self.live.borrow().state
+    }
+
+    /// Whether anybody is told of it.
+    pub(crate) fn is_shown(&self) -> bool {
+        self.live.borrow().is_shown()
     }
 
     /// To wait for changes.
@@ -195,9 +207,14 @@ impl Live {
         Self::at(ContainerState::Creating)
     }
 
+    /// One is told of when its creation has been answered, and until it has gone: nobody has the ID of another.
+    fn is_shown(&self) -> bool {
+        self.state != ContainerState::Creating && !self.failed
+    }
+
     /// In this state, with nothing else known.
     pub(crate) fn at(state: ContainerState) -> Self {
-        Self { state, pid: 0, started_at: 0, exit: None, paused: false, stopping: false }
+        Self { state, pid: 0, started_at: 0, exit: None, paused: false, stopping: false, failed: false }
     }
 }
 
@@ -270,12 +287,9 @@ impl Containers {
     /// [`Kind::NotFound`], or [`Kind::InvalidArgument`] for a prefix of several.
     pub(crate) fn find(&self, what: &str) -> Result<Arc<Container>> {
         let all = self.by_id.read().unwrap_or_else(PoisonError::into_inner);
-        let made = |c: &&Arc<Container>| {
-            c.state() != ContainerState::Creating && c.pod.state() != PodState::Discarding
-        };
+        let made = |c: &&Arc<Container>| c.is_shown() && c.pod.state() != PodState::Discarding;
         // One of the strata command's is there until it has gone, so that whoever removes it once more waits for that.
-        let going =
-            |c: &&Arc<Container>| c.state() != ContainerState::Creating && c.pod.origin() == Origin::Strata;
+        let going = |c: &&Arc<Container>| c.is_shown() && c.pod.origin() == Origin::Strata;
         if let Some(container) = all.get(what).filter(|c| made(c) || going(c)) {
             return Ok(Arc::clone(container));
         }

@@ -98,7 +98,7 @@ impl Node {
     /// Lets go of everything that a container has; repeatable.
     pub(crate) async fn forget_container(self: &Arc<Self>, container: &Arc<Container>) -> Result<()> {
         let id = container.id().to_owned();
-        let known = container.state() != ContainerState::Creating;
+        let known = container.is_shown();
         if let Some(shim) = container.pod().shim() {
             match shim.done(Request::Remove { id: id.clone() }, REMOVE).await.map_err(Error::from) {
                 // Its pod may be stopped at the same time: then the shim has killed it on its way out.

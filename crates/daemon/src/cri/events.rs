@@ -2,7 +2,6 @@
 //! that nothing has to be asked for.
 
 use super::{containers, pods};
-use crate::container::state::ContainerState;
 use crate::events::{Event, Happened};
 use crate::node::Node;
 use futures_util::StreamExt;
@@ -32,7 +31,7 @@ fn response(node: &Node, event: &Event) -> cri::ContainerEventResponse {
         if let Some(live) = event.live.as_ref().filter(|_| info.id() == event.id) {
             info.live = live.clone();
         }
-        (info.state() != ContainerState::Creating).then(|| containers::describe(&info))
+        info.is_shown().then(|| containers::describe(&info))
     });
     cri::ContainerEventResponse {
         container_id: event.id.clone(),

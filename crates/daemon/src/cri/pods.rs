@@ -1,6 +1,7 @@
 //! What CRI says of pods.
 
 use super::{containers, info, selected};
+use crate::container::ContainerInfo;
 use crate::error::{Error, Result};
 use crate::ids::now;
 use crate::node::Node;
@@ -98,8 +99,9 @@ pub(super) fn status(node: &Node, id: &str, verbose: bool) -> Result<cri::PodSan
             "resources": record.resources,
         })
     });
-    let statuses =
-        node.containers.of_pod(found.id()).iter().map(|c| containers::describe(&c.info())).collect();
+    let all = node.containers.of_pod(found.id());
+    let shown = all.iter().map(|c| c.info()).filter(ContainerInfo::is_shown);
+    let statuses = shown.map(|c| containers::describe(&c)).collect();
     Ok(cri::PodSandboxStatusResponse {
         status: Some(status),
         info,

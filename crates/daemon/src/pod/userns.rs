@@ -149,7 +149,7 @@ fn probe(store: &Path) -> strata_sys::Result<()> {
     let range = [Range { inside: 0, outside: 65_536, length: 1 }];
     let namespace = userns::hold(&range, &range, CloneFlags::empty())?.open(NsKind::User)?;
     let tree = mount::clone_tree(rustix::fs::CWD, store, false)?;
-    mount::idmap(&tree, namespace)
+    mount::idmap(&tree, namespace, false)
 }
 
 #[cfg(test)]

@@ -24,7 +24,11 @@ impl Node {
                 for pause in RETRY.iter().chain(std::iter::repeat(&RETRY[RETRY.len() - 1])) {
                     match node.end_lost_pod(&pod).await {
                         Ok(to) => {
-                            tracing::warn!(pod = short(&pod.id), record = to, "a pod whose record could not be read has been ended");
+                            tracing::warn!(
+                                pod = short(&pod.id),
+                                record = to,
+                                "a pod whose record could not be read has been ended"
+                            );
                             return;
                         }
                         Err(e) => {
@@ -83,7 +87,11 @@ impl Node {
         blocking(move || {
             for id in pod.containers.iter().filter(|id| store.has_container(id)) {
                 let to = store.put_container_away(id)?;
-                tracing::warn!(container = short(id), files = to, "a container's pod is lost; what it wrote is kept");
+                tracing::warn!(
+                    container = short(id),
+                    files = to,
+                    "a container's pod is lost; what it wrote is kept"
+                );
             }
             Ok(store.put_pod_away(&pod.id)?)
         })
@@ -158,7 +166,11 @@ impl Node {
             }
             for id in ids.iter().filter(|id| store.has_container(id)) {
                 let to = store.put_container_away(id)?;
-                tracing::warn!(container = short(id), files = to, "a container whose record could not be read has been ended");
+                tracing::warn!(
+                    container = short(id),
+                    files = to,
+                    "a container whose record could not be read has been ended"
+                );
             }
             Ok(())
         })
