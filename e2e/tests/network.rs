@@ -1,25 +1,7 @@
 //! The built-in network.
 
 use k8s_cri::v1::{self as cri, NamespaceMode};
-use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
-use std::time::Duration;
 use strata_e2e::node::{Node, container, pod, test};
-
-/// Fetches a page from the node; an error if nobody answers.
-fn fetch(node: &Node, address: &str) -> Result<String, String> {
-    let fetched = node.within(|| -> std::io::Result<String> {
-        let address = address.parse().map_err(std::io::Error::other)?;
-        let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    });
-    let answer = fetched.map_err(|e| format!("{address}: {e}"))?;
-    answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).ok_or(answer)
-}
 
 /// A script that fetches a page: wget of a static busybox crashes where there is no libc to look names up with.
 fn get(address: &str) -> String {
@@ -49,7 +31,7 @@ fn pods_reach_each_other_and_the_node() {
         // Within the pod by loopback; from the node by address.
         let beside = node.run_container(&one_id, &one, &container(node, "beside", "exec sleep 1000"));
         assert_eq!(node.exec(&beside, &get("127.0.0.1")), "served\n");
-        assert_eq!(fetch(node, &format!("{one_ip}:8080")).unwrap(), "served\n");
+        assert_eq!(node.fetch(&format!("{one_ip}:8080")).unwrap(), "served\n");
         assert!(node.exec(&client, "ip -o addr show eth0").contains(&two_ip));
         // And on after the daemon was killed.
         node.crash();
@@ -65,7 +47,7 @@ fn host_ports() {
         let image = node.pull("busybox");
         let serve = "echo by port > /index.html; exec httpd -f -p 80 -h /";
         node.strata(&["run", "-d", "--name", "web", "-p", "8081:80", &image, "sh", "-c", serve]).ok();
-        let by = |address: &str| strata_e2e::eventually(10, "the port answers", || fetch(node, address));
+        let by = |address: &str| strata_e2e::eventually(10, "the port answers", || node.fetch(address));
         node.strata(&["ps"]).ok().has(&["8081->80/tcp"]);
         let bridge = node.run("ip", &["-o", "-4", "addr", "show", "e2e0"]).ok();
         assert!(bridge.stdout.contains("10.88.0."), "{bridge}");
@@ -74,7 +56,7 @@ fn host_ports() {
         // Taken is taken.
         node.strata(&["run", "-d", "-p", "8081:80", &image, "sleep", "1"]).fails();
         node.strata(&["rm", "-f", "web"]).ok();
-        fetch(node, "127.0.0.1:8081").unwrap_err();
+        node.fetch("127.0.0.1:8081").unwrap_err();
         // The kubelet's pods have host ports as well.
         let mut config = pod(node, "ported");
         config.port_mappings =

@@ -6,8 +6,10 @@ use strata_e2e::eventually;
 use strata_e2e::node::{Node, cgroups, container, leaks, pod, process, test};
 use tonic::Code;
 
-/// Ways for a record to say nothing.
-const DAMAGES: [(&str, fn(&Path)); 5] = [
+/// A way for a record to say nothing.
+type Damage = (&'static str, fn(&Path));
+
+const DAMAGES: [Damage; 5] = [
     ("cut", |path| {
         let text = std::fs::read(path).unwrap();
         std::fs::write(path, &text[..text.len() / 2]).unwrap();

@@ -239,6 +239,22 @@ impl Node {
         self.netns.run(f)
     }
 
+    /// Fetches `/index.html` of `<ip>:<port>` from inside the node's network namespace; an error if nobody answers.
+    pub fn fetch(&self, address: &str) -> std::result::Result<String, String> {
+        use std::io::{Read as _, Write as _};
+        let fetched = self.within(|| -> std::io::Result<String> {
+            let address = address.parse().map_err(std::io::Error::other)?;
+            let mut stream = std::net::TcpStream::connect_timeout(&address, crate::patience(5))?;
+            stream.set_read_timeout(Some(crate::patience(5)))?;
+            stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer)?;
+            Ok(answer)
+        });
+        let answer = fetched.map_err(|e| format!("{address}: {e}"))?;
+        answer.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).ok_or(answer)
+    }
+
     /// One line for each thing that is there because of the node: to be compared before and after a call.
     pub fn traces(&self) -> std::collections::BTreeSet<String> {
         leaks::find(&self.dir, &self.cgroup).into_iter().collect()

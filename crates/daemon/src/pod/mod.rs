@@ -2,11 +2,13 @@
 //!
 //! * [`state`]: the states, and what changes them.
 //! * [`record`]: what is kept on disk.
+//! * [`check`]: what may be asked for.
 //! * [`run`], [`stop`], [`remove`], [`resources`]: what CRI asks for; [`teardown`]: how a pod is taken apart, whatever is left
 //!   of it.
 //! * [`namespaces`], [`userns`], [`files`], [`sysctl`]: what a pod is made of.
 //! * [`follow`]: what its shim tells.
 
+mod check;
 pub(crate) mod files;
 mod follow;
 pub(crate) mod namespaces;

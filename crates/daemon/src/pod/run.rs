@@ -5,13 +5,13 @@ use super::record::{PodKey, PodNetwork, PodRecord, VERSION};
 use super::resources::PodResources;
 use super::state::{Change, PodState};
 use super::sysctl::Sysctls;
-use super::{Pod, files, userns};
-use crate::config::{Handler, plain_cgroup};
+use super::{Pod, check, files, userns};
+use crate::config::Handler;
 use crate::container::plan::modules;
 use crate::error::{Error, Kind, Result};
 use crate::handlers;
 use crate::ids::{new_id, now};
-use crate::net::{AttachRequest, PortMapping, Protocol};
+use crate::net::AttachRequest;
 use crate::node::Node;
 use crate::request::{NetworkMode, Origin, PodRequest};
 use crate::shim::{Connected, Shim};
@@ -31,7 +31,7 @@ const SHIM_START: Duration = Duration::from_secs(10);
 impl Node {
     /// Makes a pod, or finds the one that the same request has made.
     pub(crate) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<String> {
-        check(&request)?;
+        check::request(&request)?;
         modules::check_pod(&self.apparmor, &request.config)?;
         self.defaults(&request)?;
         let key = PodKey::of(&request.config).to_string();
@@ -152,7 +152,10 @@ impl Node {
                 ));
             }
             let mut wanted = attach_request(pod, &record)?;
-            wanted.intent = provider.intent(&wanted).await?;
+            wanted.intent = provider
+                .intent(&wanted)
+                .await
+                .map_err(|e| e.context(format!("network of {}", wanted.owner)))?;
             pod.edit(|r| r.network.intent.clone_from(&wanted.intent));
             request = Some((provider, wanted));
         }
@@ -176,8 +179,10 @@ impl Node {
             let attachment = match request {
                 None => None,
                 Some((provider, request)) => {
+                    let what = format!("network of {}", request.owner);
                     let work = provider.attach(request);
-                    Some(self.metrics.networks.timed(provider.name(), "attach", work).await?)
+                    let attached = self.metrics.networks.timed(provider.name(), "attach", work).await;
+                    Some(attached.map_err(|e| e.context(what))?)
                 }
             };
             // Recorded as ready while its shim starts: one without a shim is found out at the next start of stratad.
@@ -338,7 +343,7 @@ pub(crate) fn hostname(record: &PodRecord) -> String {
 
 fn attach_request(pod: &Pod, record: &PodRecord) -> Result<AttachRequest> {
     let metadata = record.config.metadata.clone().unwrap_or_default();
-    let ports = ports(&record.config, record.origin)?;
+    let ports = check::ports(&record.config, record.origin)?;
     let netns =
         record.namespaces.net.as_ref().ok_or_else(|| Error::internal("a network without a namespace"))?;
     Ok(AttachRequest {
@@ -349,75 +354,4 @@ fn attach_request(pod: &Pod, record: &PodRecord) -> Result<AttachRequest> {
         config: pod.config().clone(),
         intent: None,
     })
-}
-
-/// Ports of the node that are to lead to a pod.
-fn ports(config: &cri::PodSandboxConfig, origin: Origin) -> Result<Vec<PortMapping>> {
-    // Without a port of the node it only says what the container listens on.
-    let wanted = config.port_mappings.iter().filter(|p| p.host_port != 0 || origin == Origin::Strata);
-    let parsed = wanted.map(|p| {
-        let protocol = match cri::Protocol::try_from(p.protocol) {
-            Ok(cri::Protocol::Tcp) => Protocol::Tcp,
-            Ok(cri::Protocol::Udp) => Protocol::Udp,
-            Ok(cri::Protocol::Sctp) => Protocol::Sctp,
-            Err(_) => {
-                return Err(Error::invalid(format!(
-                    "port protocol {}: must be TCP, UDP or SCTP",
-                    p.protocol
-                )));
-            }
-        };
-        PortMapping::parse(&p.host_ip, p.host_port.into(), p.container_port.into(), protocol)
-    });
-    parsed.collect()
-}
-
-/// Refuses what makes no sense, before anything is made.
-fn check(request: &PodRequest) -> Result<()> {
-    let config = &request.config;
-    let metadata =
-        config.metadata.as_ref().ok_or_else(|| Error::invalid("the pod's metadata are missing"))?;
-    if metadata.name.is_empty() || metadata.uid.is_empty() {
-        return Err(Error::invalid("the pod's metadata need a name and a uid"));
-    }
-    ports(config, request.origin)?;
-    let logs = Path::new(&config.log_directory);
-    if !config.log_directory.is_empty()
-        && (!logs.is_absolute() || logs.components().any(|c| c == std::path::Component::ParentDir))
-    {
-        return Err(Error::invalid(format!(
-            "log_directory {:?}: must be an absolute path, without \"..\"",
-            config.log_directory
-        )));
-    }
-    let hostname = &config.hostname;
-    if hostname.len() > 64 || hostname.chars().any(|c| c.is_whitespace() || c.is_control() || c == '/') {
-        return Err(Error::invalid(format!(
-            "hostname {hostname:?}: must have at most 64 bytes and no blanks"
-        )));
-    }
-    let Some(linux) = &config.linux else { return Ok(()) };
-    let parent = linux.cgroup_parent.trim_end_matches('/');
-    if !parent.is_empty() && !plain_cgroup(parent) {
-        return Err(Error::invalid(format!(
-            "cgroup_parent {parent:?}: must be an absolute path; set cgroupDriver: cgroupfs in the kubelet"
-        )));
-    }
-    let options = namespace_options(config);
-    // A mode that is not known must not become the default one, which may be less strict.
-    if let Some(unknown) = [options.network, options.pid, options.ipc]
-        .into_iter()
-        .find(|m| cri::NamespaceMode::try_from(*m).is_err())
-    {
-        return Err(Error::invalid(format!("namespace mode {unknown}: there is no such mode in CRI v1")));
-    }
-    if [options.network(), options.ipc()].contains(&cri::NamespaceMode::Container) {
-        return Err(Error::invalid(
-            "network and IPC namespaces are the pod's or the node's, never a container's",
-        ));
-    }
-    if options.pid() == cri::NamespaceMode::Target {
-        return Err(Error::invalid("a pod has no target for its PID namespace"));
-    }
-    userns::of_pod(config).map(drop)
 }

@@ -240,11 +240,7 @@ impl Provider for Bridge {
     }
 
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment>> {
-        async move {
-            let what = |e: Error| e.context(format!("network of {}", request.owner));
-            self.connect(&request).await.map_err(what)
-        }
-        .boxed()
+        async move { self.connect(&request).await }.boxed()
     }
 
     fn detach(&self, request: DetachRequest) -> BoxFuture<'_, Result<()>> {

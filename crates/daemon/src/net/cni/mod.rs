@@ -328,19 +328,11 @@ impl Provider for Cni {
     }
 
     fn intent<'a>(&'a self, request: &'a AttachRequest) -> BoxFuture<'a, Result<Option<Intent>>> {
-        async move {
-            let journal = self.journal(request).await;
-            journal.map(Some).map_err(|e| e.context(format!("network of {}", request.owner)))
-        }
-        .boxed()
+        async move { self.journal(request).await.map(Some) }.boxed()
     }
 
     fn attach(&self, request: AttachRequest) -> BoxFuture<'_, Result<Attachment>> {
-        async move {
-            let what = |e: Error| e.context(format!("network of {}", request.owner));
-            self.connect(&request).await.map_err(what)
-        }
-        .boxed()
+        async move { self.connect(&request).await }.boxed()
     }
 
     fn detach(&self, request: DetachRequest) -> BoxFuture<'_, Result<()>> {
