@@ -1,5 +1,7 @@
 //! `kill -9` of the daemon at any moment: containers do not notice, and nothing is lost or left.
 
+mod steps;
+
 use k8s_cri::v1::{self as cri, ContainerState, PodSandboxState};
 use std::time::Duration;
 use strata_e2e::images::{Compression, Flavor, ImageBuilder, LayerBuilder, catalog};

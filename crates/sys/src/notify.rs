@@ -21,7 +21,20 @@ const ARCH: u32 = 0xc000_00b7;
 /// # Errors
 /// `EINVAL` for more than 250 calls, `EACCES` without CAP_SYS_ADMIN and no_new_privs, `EBUSY` if there is a listener.
 pub fn install(calls: &[libc::c_long]) -> Result<OwnedFd> {
-    let what = || format!("seccomp(SECCOMP_SET_MODE_FILTER, NEW_LISTENER|TSYNC, {} calls)", calls.len());
+    install_with(calls, libc::SECCOMP_FILTER_FLAG_TSYNC | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH)
+}
+
+/// As [`install`], for the calling thread alone and what it starts from here on, each with all its threads. Another thread of the
+/// same process may be the one that answers.
+///
+/// # Errors
+/// As [`install`].
+pub fn install_here(calls: &[libc::c_long]) -> Result<OwnedFd> {
+    install_with(calls, 0)
+}
+
+fn install_with(calls: &[libc::c_long], more: libc::c_ulong) -> Result<OwnedFd> {
+    let what = || format!("seccomp(SECCOMP_SET_MODE_FILTER, NEW_LISTENER|{more:#x}, {} calls)", calls.len());
     // Jumps have eight bits.
     let count = u8::try_from(calls.len()).ok().filter(|n| *n <= 250);
     let count = count.ok_or_else(|| Error::new(what(), Errno::INVAL))?;
@@ -42,9 +55,7 @@ pub fn install(calls: &[libc::c_long]) -> Result<OwnedFd> {
         len: u16::try_from(program.len()).unwrap_or(0),
         filter: program.as_mut_ptr(),
     };
-    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER
-        | libc::SECCOMP_FILTER_FLAG_TSYNC
-        | libc::SECCOMP_FILTER_FLAG_TSYNC_ESRCH;
+    let flags = libc::SECCOMP_FILTER_FLAG_NEW_LISTENER | more;
     // SAFETY: the program's length is that of the vector, which lives over the call; the kernel copies it and only reads.
     let fd =
         unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, &raw const program) };

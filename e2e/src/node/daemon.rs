@@ -7,7 +7,19 @@ impl Node {
     /// Starts the daemon and waits until it answers.
     #[track_caller]
     pub fn launch(&self) {
-        self.start_daemon(None);
+        self.start_daemon(&mut || ());
+        self.wait_for_daemon();
+    }
+
+    /// The same with something done in the thread that starts it: what that changes about the thread is the daemon's too.
+    #[track_caller]
+    pub(super) fn launch_from(&self, prepare: &mut (dyn FnMut() + Send)) {
+        self.start_daemon(prepare);
+        self.wait_for_daemon();
+    }
+
+    #[track_caller]
+    fn wait_for_daemon(&self) {
         crate::eventually(20, "stratad answers", || {
             if let Some(status) = self.ended() {
                 panic!("stratad has ended: {status}");
@@ -24,7 +36,8 @@ impl Node {
         let profile = Profile::parse(profile.to_string().as_bytes()).unwrap_or_else(|e| panic!("{e}"));
         let arch = Arch::native().unwrap_or_else(|| panic!("no seccomp compiler for this architecture"));
         let filter = compile(&profile, arch, 0, (5, 0)).unwrap_or_else(|e| panic!("{e}"));
-        self.start_daemon(Some(&filter));
+        // A filter is its thread's, which ends with this, and that of what the thread starts.
+        self.start_daemon(&mut || strata_sys::seccomp::load(&filter, 0).unwrap_or_else(|e| panic!("{e}")));
         crate::eventually(20, "stratad answers or ends", || match self.ended() {
             Some(_) => Ok(false),
             None => self.version().map(|_| true).map_err(|e| e.to_string()),
@@ -37,7 +50,7 @@ impl Node {
     }
 
     #[track_caller]
-    fn start_daemon(&self, filter: Option<&[u8]>) {
+    fn start_daemon(&self, prepare: &mut (dyn FnMut() + Send)) {
         let log = || {
             std::fs::OpenOptions::new()
                 .create(true)
@@ -51,11 +64,8 @@ impl Node {
             command.arg(flag).arg(self.dir(below));
         }
         command.stdin(Stdio::null()).stdout(log()).stderr(log()).env("RUST_BACKTRACE", "1");
-        // A filter is its thread's, which ends with this, and that of what the thread starts.
         let spawn = || {
-            if let Some(filter) = filter {
-                strata_sys::seccomp::load(filter, 0).unwrap_or_else(|e| panic!("{e}"));
-            }
+            prepare();
             command.spawn()
         };
         let child = self.netns.run(spawn).unwrap_or_else(|e| panic!("stratad: {e}"));

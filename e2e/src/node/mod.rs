@@ -8,6 +8,7 @@ pub mod netns;
 pub mod place;
 pub mod process;
 pub mod registry;
+pub mod steps;
 
 pub use cri::{LogLine, container, pod, security};
 

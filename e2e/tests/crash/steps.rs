@@ -1,0 +1,107 @@
+//! `kill -9` of the daemon at each step of making and removing pods and containers: whoever asks again gets what was asked for,
+//! once, and what is removed leaves nothing.
+
+use k8s_cri::v1::{ContainerState, PodSandboxState};
+use std::collections::BTreeSet;
+use strata_e2e::node::steps::Steps;
+use strata_e2e::node::{Node, container, pod, test};
+
+/// No call has as many steps.
+const MANY: usize = 2000;
+
+/// All that is there but the daemon.
+fn traces(node: &Node) -> BTreeSet<String> {
+    let daemon = format!("process {}:", node.pid());
+    node.traces().into_iter().filter(|line| !line.starts_with(&daemon)).collect()
+}
+
+#[track_caller]
+fn nothing_is_left(node: &Node, before: &BTreeSet<String>, step: usize) {
+    strata_e2e::eventually(30, "what was removed leaves nothing", || {
+        let now = traces(node);
+        if now == *before {
+            return Ok(());
+        }
+        let new: Vec<_> = now.symmetric_difference(before).collect();
+        Err(format!("step {step}: {new:#?}"))
+    });
+}
+
+#[test]
+fn of_a_pod() {
+    test(|node| {
+        let steps = Steps::of(node);
+        let config = pod(node, "steps");
+        // What the first pod makes, such as the bridge, is there from now on.
+        let first = node.run_pod(&config);
+        node.remove_pod(&first).unwrap();
+        let before = traces(node);
+        let mut reached = [0; 3];
+        for step in 1..MANY {
+            let made = steps.killed_at(step, || node.try_run_pod(&config));
+            let id = node.run_pod(&config);
+            if let Some(Ok(early)) = &made {
+                assert_eq!(*early, id, "step {step}");
+            }
+            assert_eq!(node.pod_status(&id).state(), PodSandboxState::SandboxReady, "step {step}");
+            let stopped = steps.killed_at(step, || node.stop_pod(&id));
+            node.stop_pod(&id).unwrap();
+            let removed = steps.killed_at(step, || node.remove_pod(&id));
+            node.remove_pod(&id).unwrap();
+            nothing_is_left(node, &before, step);
+            let killed = [made.is_some(), stopped.is_some(), removed.is_some()];
+            killed.iter().zip(&mut reached).filter(|(killed, _)| **killed).for_each(|(_, n)| *n = step);
+            if killed == [false; 3] {
+                break;
+            }
+        }
+        println!("steps of RunPodSandbox, StopPodSandbox, RemovePodSandbox: {reached:?}");
+        assert!(reached.iter().all(|n| (1..MANY - 1).contains(n)), "{reached:?}");
+    });
+}
+
+#[test]
+fn of_a_container() {
+    test(|node| {
+        node.pull("busybox");
+        let steps = Steps::of(node);
+        let config = pod(node, "steps");
+        let pod_id = node.run_pod(&config);
+        let wanted = container(node, "steps", "echo once; exec sleep 1000");
+        let first = node.run_container(&pod_id, &config, &wanted);
+        node.remove_container(&first).unwrap();
+        let before = traces(node);
+        let mut reached = [0; 4];
+        for step in 1..MANY {
+            let created = steps.killed_at(step, || node.try_create(&pod_id, &config, &wanted));
+            let id = node.create(&pod_id, &config, &wanted);
+            if let Some(Ok(early)) = &created {
+                assert_eq!(*early, id, "step {step}");
+            }
+            let started = steps.killed_at(step, || node.try_start(&id));
+            match node.status(&id).state() {
+                ContainerState::ContainerRunning => {}
+                ContainerState::ContainerCreated => node.try_start(&id).unwrap(),
+                other => panic!("step {step}: {other:?} after {started:?}"),
+            }
+            // In the same file each time, and the first of all before this.
+            strata_e2e::eventually(10, "the program runs once", || match node.log(&id).len() {
+                lines if lines == step + 1 => Ok(()),
+                lines => Err(format!("step {step}: {lines} lines")),
+            });
+            let stopped = steps.killed_at(step, || node.stop_container(&id, 0));
+            node.stop_container(&id, 0).unwrap();
+            assert_eq!(node.status(&id).exit_code, 137, "step {step}");
+            let removed = steps.killed_at(step, || node.remove_container(&id));
+            node.remove_container(&id).unwrap();
+            nothing_is_left(node, &before, step);
+            let killed = [created.is_some(), started.is_some(), stopped.is_some(), removed.is_some()];
+            killed.iter().zip(&mut reached).filter(|(killed, _)| **killed).for_each(|(_, n)| *n = step);
+            if killed == [false; 4] {
+                break;
+            }
+        }
+        println!("steps of CreateContainer, StartContainer, StopContainer, RemoveContainer: {reached:?}");
+        assert!(reached.iter().all(|n| (1..MANY - 1).contains(n)), "{reached:?}");
+    });
+}
