@@ -197,7 +197,10 @@ impl Pod {
 
     /// A snapshot.
     pub(crate) fn info(&self) -> PodInfo {
-        let record = self.lock();
+        self.info_of(&self.lock())
+    }
+
+    fn info_of(&self, record: &PodRecord) -> PodInfo {
         PodInfo {
             id: self.id.clone(),
             config: Arc::clone(&self.config),
@@ -219,11 +222,12 @@ impl Pod {
             .after(change)
             .map_err(|e| Error::precondition(format!("pod {}: {e}", short(&self.id))))?;
         let before = std::mem::replace(&mut record.state, state);
-        drop(record);
         if state == PodState::Ready {
             self.shown.store(true, Ordering::Release);
         }
-        self.events.pod_changed(before, || self.info(), self.origin);
+        // Under the lock: another change must neither be told before this one nor be seen in it.
+        self.events.pod_changed(before, || self.info_of(&record), self.origin);
+        drop(record);
         if !matches!(state, PodState::Ready) {
             self.going().cancel();
         }

@@ -100,8 +100,10 @@ impl Node {
 
     /// Ends a pod's shim with all that it runs, and whatever lives in cgroups of these names.
     async fn end_processes(&self, id: &str, cgroups: Vec<String>) -> Result<()> {
-        if let Ok(Connected { shim, .. }) = Shim::connect(&self.pod_dir(id), id).await {
-            shim.done(Request::Shutdown, crate::shim::PROMPT).await?;
+        if let Ok(Connected { shim, .. }) = Shim::connect(&self.pod_dir(id), id).await
+            && let Err(e) = shim.done(Request::Shutdown, crate::shim::PROMPT).await
+        {
+            tracing::warn!(pod = short(id), error = %e, "shim did not shut down; killing what is left");
         }
         let own = self.group(&format!("{}/pods/{id}", self.config.cgroup.root))?;
         let hierarchy = self.cgroups.clone();
