@@ -58,7 +58,7 @@ impl std::fmt::Display for DeviceRule {
 
 /// cgroup v2's weight for v1 shares, as runc 1.3.2, crun 1.23 and the kubelet 1.35 convert it: a curve on which the least, the
 /// default (1024 shares, a weight of 100) and the most of both meet. Older ones made 39 of the default.
-fn weight_of(shares: u64) -> u64 {
+pub fn weight_of(shares: u64) -> u64 {
     match shares {
         0..=2 => 1,
         262_144.. => 10_000,

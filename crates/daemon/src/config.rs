@@ -14,6 +14,7 @@ pub(crate) use registry::Seconds;
 pub(crate) use registry::{Auth, Registry};
 pub(crate) use streaming::Streaming;
 
+use crate::cgroups::names;
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
@@ -110,7 +111,7 @@ pub(crate) enum CriNetwork {
 pub(crate) struct Cgroup {
     /// Below which everything of Strata's own lies, relative to each hierarchy's root.
     pub(crate) root: String,
-    /// Who manages cgroups: only `cgroupfs` is built.
+    /// Who manages cgroups.
     pub(crate) driver: CgroupDriver,
 }
 
@@ -121,6 +122,8 @@ pub(crate) enum CgroupDriver {
     /// stratad, by the files.
     #[default]
     Cgroupfs,
+    /// systemd, as slices and scopes.
+    Systemd,
 }
 
 /// Shims and containers.
@@ -185,6 +188,16 @@ impl Default for Network {
             cni_bin_dirs: vec!["/opt/cni/bin".into(), "/usr/lib/cni".into()],
             cni_conf_template: PathBuf::new(),
             cni_timeout: 60,
+        }
+    }
+}
+
+impl CgroupDriver {
+    /// As the configuration and the kubelet write it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cgroupfs => "cgroupfs",
+            Self::Systemd => "systemd",
         }
     }
 }
@@ -287,10 +300,12 @@ impl Config {
         if self.network.cni_timeout == 0 {
             return Err(bad("network.cni_timeout", 0, "must be at least 1"));
         }
-        if !plain_cgroup(&self.cgroup.root) {
+        let Cgroup { root, driver } = &self.cgroup;
+        if !plain_cgroup(root) {
             let why = "must be an absolute path such as \"/strata\", without dots, and not the root itself";
-            return Err(bad("cgroup.root", &self.cgroup.root, why));
+            return Err(bad("cgroup.root", root, why));
         }
+        names::check_configured(*driver, root).map_err(|why| bad("cgroup.root", root, why))?;
         let bridge = &self.network.bridge;
         if bridge.is_empty() || bridge.len() > 15 || bridge.contains(|c: char| c == '/' || c.is_whitespace())
         {
@@ -307,7 +322,7 @@ impl Config {
             let why = "must lie between -1000 and 1000 (proc_pid_oom_score_adj(5))";
             return Err(bad("runtime.shim_oom_score_adj", self.runtime.shim_oom_score_adj, why));
         }
-        handlers::check(&self.runtime.handlers)?;
+        handlers::check(&self.runtime.handlers, self.cgroup.driver)?;
         self.limits.check()?;
         self.registry.check()?;
         self.metrics.parse().map_err(|why| bad("metrics.address", &self.metrics.address, why))?;

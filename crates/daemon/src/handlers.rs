@@ -71,14 +71,6 @@ impl Handler {
 }
 
 impl Node {
-    /// The parent of the cgroups of pods that name none.
-    pub(crate) fn pods_cgroup(&self, handler: &Handler) -> String {
-        match handler.cgroup_parent.as_str() {
-            "" => format!("{}/pods", self.config.cgroup.root),
-            parent => parent.to_owned(),
-        }
-    }
-
     /// What a container's pod was made with.
     pub(crate) fn defaults_of(&self, pod: &str) -> Handler {
         self.pods.get(pod).map(|p| p.record().defaults).unwrap_or_default()

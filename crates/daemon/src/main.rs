@@ -3,6 +3,7 @@
 mod apparmor;
 mod args;
 mod cdi;
+mod cgroups;
 mod config;
 mod container;
 mod cri;
@@ -67,6 +68,7 @@ async fn run(config: config::Config) -> error::Result<()> {
     let node = tasks::blocking(move || node::Node::open(config)).await?;
     tokio::spawn(node.spawner.children().clone().reap_forever());
     metrics::http::start(&node).await?;
+    node.check_driver().await?;
     node.recover().await?;
     server::serve(node, asked_to_stop()).await
 }

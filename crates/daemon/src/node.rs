@@ -5,6 +5,7 @@
 //! * finding everything again after a restart: [`crate::recover`]
 
 use crate::apparmor::AppArmor;
+use crate::cgroups::{self, Systemd};
 use crate::config::Config;
 use crate::container::plan::security::Filters;
 use crate::container::plan::user;
@@ -40,6 +41,8 @@ pub(crate) struct Node {
     pub(crate) images: Arc<Images>,
     /// The cgroup hierarchies.
     pub(crate) cgroups: Hierarchy,
+    /// Who makes cgroups that are units.
+    pub(crate) systemd: Systemd,
     /// What connects Kubernetes' pods.
     pub(crate) network: Arc<dyn Provider>,
     /// The cluster's plugins, configured for CRI or not: a handler may name them, and pods may still hold their addresses.
@@ -122,7 +125,7 @@ impl Node {
         let store = Store::open(&config.root, store_options(&config))?;
         let images =
             Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
-        let cgroups = Hierarchy::detect().map_err(|e| Error::internal(e.to_string()))?;
+        let cgroups = cgroups::detect()?;
         let cidrs = PodCidrs::kept(&config.root);
         let cni: Arc<dyn Provider> = Arc::new(Cni::new(&config.network, cidrs.clone()));
         let builtin = config.network.cri == crate::config::CriNetwork::Builtin;
@@ -139,6 +142,7 @@ impl Node {
             store,
             images,
             cgroups,
+            systemd: Systemd::default(),
             network,
             cni,
             bridge,

@@ -16,6 +16,7 @@
 mod load;
 mod lost;
 
+use crate::cgroups::names;
 use crate::container::Container;
 use crate::container::record::Exit;
 use crate::container::state::{Change as ContainerChange, ContainerState};
@@ -225,7 +226,7 @@ impl Node {
     }
 
     /// Containers that the shim has and no record names: their creation was cut off.
-    async fn remove_unknown(&self, pod: &Arc<Pod>, told: &[strata_wire::state::ContainerState]) {
+    async fn remove_unknown(self: &Arc<Self>, pod: &Arc<Pod>, told: &[strata_wire::state::ContainerState]) {
         for stranger in told.iter().filter(|t| self.containers.get(&t.id).is_none()) {
             let Some(shim) = pod.shim() else { return };
             let removed = shim.done(Request::Remove { id: stranger.id.clone() }, crate::shim::PROMPT).await;
@@ -241,13 +242,16 @@ impl Node {
         }
         let Ok(group) = self.group(&record.cgroup_parent) else { return };
         for child in group.children() {
-            if is_id(&child)
-                && child != pod.id()
-                && !self.store.has_container(&child)
+            let id = names::id_of_leaf(&child);
+            if is_id(id)
+                && id != pod.id()
+                && !self.store.has_container(id)
                 && let Ok(group) = group.child(&child)
             {
+                let node = self.clone();
                 let removed = blocking(move || {
-                    group.kill().and_then(|()| group.remove()).map_err(|e| Error::internal(e.to_string()))
+                    group.kill().map_err(|e| Error::internal(e.to_string()))?;
+                    node.drop_group(&group)
                 });
                 if let Err(e) = removed.await {
                     tracing::warn!(cgroup = child, error = %e, "cgroup of a half-made container cannot be removed");

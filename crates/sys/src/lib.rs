@@ -2,6 +2,7 @@
 //!
 //! * [`clone`]: new processes of a single-threaded one, by clone3(2).
 //! * [`process`]: reaping, attributes of the calling process, execve(2), descriptors.
+//! * [`idle`]: a process that does nothing, where something is kept only for processes.
 //! * [`mount`]: the new mount API, and overlayfs on top of it.
 //! * [`path`]: resolution of untrusted paths beneath a directory.
 //! * [`durable`]: writes that survive a power cut.
@@ -21,6 +22,7 @@ pub mod caps;
 pub mod clone;
 pub mod durable;
 mod error;
+pub mod idle;
 pub mod kernel;
 pub mod keyring;
 pub mod memfd;

@@ -6,10 +6,10 @@
 
 use crate::clone::CloneFlags;
 use crate::error::{CallExt, Result};
+use crate::idle::CLONE_CLEAR_SIGHAND;
 use crate::ns::{self, NsKind};
-use rustix::io::Errno;
 use std::fmt::Write as _;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::Path;
 
 /// A range of IDs: `length` of them, from `inside` in the namespace and from `outside` in its parent.
@@ -93,23 +93,9 @@ impl Holder {
 
 impl Drop for Holder {
     fn drop(&mut self) {
-        let _ = crate::process::pidfd_send_signal(&self.pidfd, libc::SIGKILL);
-        loop {
-            // SAFETY: siginfo_t is plain data, for which zeroes are valid, and `info` is a valid place for the answer.
-            let done = unsafe {
-                let mut info: libc::siginfo_t = std::mem::zeroed();
-                let id = self.pidfd.as_raw_fd().unsigned_abs();
-                libc::waitid(libc::P_PIDFD, id, &raw mut info, libc::WEXITED | libc::__WALL)
-            };
-            if done == 0 || Errno::from_io_error(&std::io::Error::last_os_error()) != Some(Errno::INTR) {
-                return;
-            }
-        }
+        crate::idle::kill_and_reap(&self.pidfd);
     }
 }
-
-/// clone3(2), Linux 5.5: handlers of the parent would run in a copy of its memory.
-const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
 
 /// Never returns: it dies by a signal of its parent's, or with it.
 fn wait_to_be_killed(parent: i32) -> ! {
@@ -150,6 +136,7 @@ pub fn become_root_in(userns: &OwnedFd) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rustix::io::Errno;
 
     const MAP: Range = Range { inside: 0, outside: 100_000, length: 1000 };
 

@@ -1,6 +1,7 @@
 //! `[runtime.handlers.NAME]`: what a RuntimeClass's handler changes of the built-in runtime.
 
-use super::{ConfigError, bad, plain_cgroup};
+use super::{CgroupDriver, ConfigError, bad};
+use crate::cgroups::names;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
@@ -113,16 +114,16 @@ pub(crate) enum HandlerNetwork {
 }
 
 /// Refuses names and values that would only fail with a pod.
-pub(super) fn check(handlers: &Handlers) -> Result<(), ConfigError> {
+pub(super) fn check(handlers: &Handlers, driver: CgroupDriver) -> Result<(), ConfigError> {
     for (name, handler) in handlers {
         if !is_dns_label(name) {
             let why = "must be a name as RuntimeClass takes it: small letters, digits and dashes, at most 63";
             return Err(bad("runtime.handlers", name, why));
         }
-        if !handler.cgroup_parent.is_empty() && !plain_cgroup(&handler.cgroup_parent) {
+        if !handler.cgroup_parent.is_empty()
+            && let Err(why) = names::check_configured(driver, &handler.cgroup_parent)
+        {
             let value = format!("{name}: cgroup_parent = {}", handler.cgroup_parent);
-            let why =
-                "must be an absolute path such as \"/sandboxed\", without dots, and not the root itself";
             return Err(bad("runtime.handlers", value, why));
         }
         if let Some(ids) = handler.user_namespace {

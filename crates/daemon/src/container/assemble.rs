@@ -6,6 +6,7 @@ use super::plan::user::{self, User};
 use super::plan::{caps, databases, devices, image_defaults, modules, resources, security};
 use super::record::{ContainerRecord, ProcessRecord, VERSION};
 use crate::cdi;
+use crate::cgroups::{Held, names};
 use crate::error::{Error, Result};
 use crate::handlers;
 use crate::ids::now;
@@ -61,7 +62,7 @@ impl Node {
             apparmor,
             stop_signal,
             log_path,
-            cgroup: format!("{}/{id}", pod.record().cgroup_parent),
+            cgroup: names::leaf(&pod.record().cgroup_parent, id),
             // What can be started again is mounted again, which `volatile` forbids.
             volatile: pod.origin() == Origin::Kubernetes,
             runs: 0,
@@ -93,8 +94,7 @@ impl Node {
     }
 
     /// Makes a container's cgroup with its limits.
-    pub(crate) fn make_group(&self, record: &ContainerRecord) -> Result<()> {
-        let group = self.group(&record.cgroup)?;
+    pub(crate) fn make_group(&self, record: &ContainerRecord) -> Result<Held> {
         let pids_limit = match record.extras.pids_limit {
             0 => self.defaults_of(&record.pod_id).pids_limit.into(),
             own => own,
@@ -106,12 +106,7 @@ impl Node {
         for warning in left_out {
             self.warn_once(&warning);
         }
-        // Anew: into a group that has been killed no process can be born (strata_cgroup, `kill_now`).
-        let made = group.remove().and_then(|()| group.create()).and_then(|()| group.apply(&limits));
-        made.map_err(|e| {
-            let _ = group.remove();
-            resources::refused(&e)
-        })
+        self.make_leaf(&record.cgroup, &limits, &format!("Strata container {}", record.id))
     }
 
     /// What the shim is given.

@@ -4,6 +4,7 @@ use super::plan::images;
 use super::record::ContainerRecord;
 use super::state::{Change, ContainerState};
 use super::{Container, Live};
+use crate::cgroups::Held;
 use crate::error::{Error, Kind, Result};
 use crate::ids::{is_id, new_id};
 use crate::node::Node;
@@ -113,11 +114,11 @@ impl Node {
 
     async fn make_named(self: &Arc<Self>, pod: &Arc<Pod>, id: &str, request: ContainerRequest) -> Result<()> {
         let (node, own, wanted) = (self.clone(), pod.clone(), id.to_owned());
-        let Prepared { record, plan, lease } =
+        let Prepared { record, plan, held, lease } =
             blocking(move || node.prepare_container(&own, &wanted, request)).await?;
         let container = Container::new(pod.clone(), record, Live::creating());
         self.containers.insert(container.clone());
-        let made = self.set_up(&container, plan).await;
+        let made = self.set_up(&container, plan, held).await;
         drop(lease);
         if let Err(e) = made {
             if let Err(left) = self.forget_container(&container).await {
@@ -135,6 +136,7 @@ impl Node {
         self: &Arc<Self>,
         container: &Arc<Container>,
         plan: ContainerPlan,
+        held: Held,
     ) -> Result<()> {
         let shim = container.pod().need_shim()?;
         let deadline = Duration::from_millis(plan.create_timeout_ms) + crate::shim::PROMPT;
@@ -142,6 +144,8 @@ impl Node {
         // At once: what is recorded without being there is found out at the next start of stratad.
         let create = shim.call(Request::Create(Box::new(plan)), deadline);
         let (answer, written) = tokio::join!(create, self.put_container(container));
+        // Its own process is in its cgroup now, or never will be.
+        drop(held);
         let pid = match answer.map_err(Error::from)? {
             Reply::Created { pid, warnings } => {
                 for warning in warnings {
@@ -187,14 +191,12 @@ impl Node {
         make_log_directory(&record)?;
         let snapshot = self.store.create_shifted_snapshot(&lease, id, &image, shift(pod)?)?;
         let kept = mounted.iter().try_for_each(|i| Ok(self.store.add_mounted_image(&lease, id, i)?));
-        let planned = kept.and_then(|()| self.plan(pod, &record, &snapshot)).and_then(|plan| {
-            self.make_group(&record)?;
-            Ok(plan)
-        });
+        let planned = kept
+            .and_then(|()| self.plan(pod, &record, &snapshot))
+            .and_then(|plan| Ok((plan, self.make_group(&record)?)));
         match planned {
-            Ok(plan) => Ok(Prepared { record, plan, lease }),
+            Ok((plan, held)) => Ok(Prepared { record, plan, held, lease }),
             Err(e) => {
-                let _ = self.group(&record.cgroup).map(|g| g.remove());
                 self.store.remove_container(id)?;
                 Err(e)
             }
@@ -247,6 +249,7 @@ fn container_id(pod: &Pod) -> Result<String> {
 struct Prepared {
     record: ContainerRecord,
     plan: ContainerPlan,
+    held: Held,
     lease: Lease,
 }
 

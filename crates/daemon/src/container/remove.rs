@@ -109,12 +109,12 @@ impl Node {
             }
         }
         let group = self.group(&container.record().cgroup)?;
-        let store = self.store.clone();
-        let own = id.clone();
+        let (node, own) = (self.clone(), id.clone());
         blocking(move || {
             // Without its shim it is ours to kill.
-            group.kill().and_then(|()| group.remove()).map_err(|e| Error::internal(e.to_string()))?;
-            Ok(store.remove_container(&own)?)
+            group.kill().map_err(|e| Error::internal(e.to_string()))?;
+            node.drop_group(&group)?;
+            Ok(node.store.remove_container(&own)?)
         })
         .await?;
         let _ = std::fs::remove_file(container.pod().state_dir().join(format!("{id}.exit")));

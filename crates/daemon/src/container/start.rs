@@ -90,7 +90,7 @@ impl Node {
             }
         }
         let (node, own) = (self.clone(), container.clone());
-        let plan = blocking(move || {
+        let (plan, held) = blocking(move || {
             let record = own.record();
             // After a reboot it is loaded no more.
             if let Some(profile) = record.apparmor.as_deref().filter(|p| *p != modules::UNCONFINED) {
@@ -98,12 +98,12 @@ impl Node {
             }
             node.store.reset_work(&record.id)?;
             node.store.remove_exit(&record.id)?;
-            node.make_group(&record)?;
+            let held = node.make_group(&record)?;
             let snapshot = node.store.snapshot(&record.id)?;
-            node.plan(own.pod(), &record, &snapshot)
+            Ok((node.plan(own.pod(), &record, &snapshot)?, held))
         })
         .await?;
-        self.set_up(container, plan).await
+        self.set_up(container, plan, held).await
     }
 
     /// Where an attach session goes. One of the strata command's that has ended is set up once more, so that a client

@@ -43,7 +43,7 @@ impl Node {
             let adj = i32::try_from(merged.oom_score_adj).ok().filter(|_| new.oom_score_adj != 0);
             let own = node.clone();
             blocking(move || {
-                apply(&group, &limits, &before)?;
+                apply(&own, &group, &limits, &before)?;
                 if adj.is_some_and(|adj| !set_oom_score_adj(&group, adj)) {
                     own.warn_once(
                         "oom_score_adj of running processes cannot be lowered without CAP_SYS_RESOURCE",
@@ -84,13 +84,13 @@ impl Node {
 }
 
 /// All of the limits, or none: what was written before one of them was refused is taken back.
-fn apply(group: &Group, limits: &Resources, before: &Resources) -> Result<()> {
+fn apply(node: &Node, group: &Group, limits: &Resources, before: &Resources) -> Result<()> {
     refuse_to_kill(group, limits)?;
-    group.apply(limits).map_err(|e| {
+    let applied = group.apply(limits).map_err(|e| resources::refused(&e));
+    applied.and_then(|()| node.keep_limits(group, limits)).inspect_err(|_| {
         if let Err(left) = group.apply(before) {
             tracing::warn!(error = %left, "limits that were refused in part cannot be taken back");
         }
-        resources::refused(&e)
     })
 }
 

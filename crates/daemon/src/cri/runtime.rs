@@ -3,6 +3,7 @@
 use super::{
     containers, events, gone_is_fine, lists, pod_metrics, pods, resources, stats, status, streaming, unbuilt,
 };
+use crate::config;
 use crate::container::exec;
 use crate::error::Error;
 use crate::node::Node;
@@ -331,7 +332,11 @@ impl Service for RuntimeService {
     }
 
     async fn runtime_config(&self, _: Request<RuntimeConfigRequest>) -> Answer<RuntimeConfigResponse> {
-        let linux = Some(LinuxRuntimeConfiguration { cgroup_driver: CgroupDriver::Cgroupfs.into() });
+        let cgroup_driver = match self.node.config.cgroup.driver {
+            config::CgroupDriver::Cgroupfs => CgroupDriver::Cgroupfs,
+            config::CgroupDriver::Systemd => CgroupDriver::Systemd,
+        };
+        let linux = Some(LinuxRuntimeConfiguration { cgroup_driver: cgroup_driver.into() });
         Ok(Response::new(RuntimeConfigResponse { linux }))
     }
 

@@ -38,7 +38,7 @@ pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
                 "state": node.config.state,
                 "cgroupMode": format!("{:?}", node.cgroups.mode()).to_lowercase(),
                 "cgroupControllers": node.cgroups.controllers(),
-                "cgroupDriver": "cgroupfs",
+                "cgroupDriver": node.config.cgroup.driver.name(),
                 "apparmor": node.apparmor.enabled(),
                 "network": node.network.name(),
                 "bootID": node.boot_id,

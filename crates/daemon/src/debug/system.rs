@@ -20,7 +20,7 @@ pub(super) async fn info(node: &Node) -> Result<debug::InfoResponse> {
         state: path(&node.config.state),
         kernel: kernel.release().to_string_lossy().into_owned(),
         cgroup_mode: mode(node.cgroups.mode()).to_owned(),
-        cgroup_driver: "cgroupfs".to_owned(),
+        cgroup_driver: node.config.cgroup.driver.name().to_owned(),
         images: count(node.store.images().len()),
         layers: count(node.store.layer_count()),
         containers: count(containers.len()),

@@ -1,7 +1,6 @@
 //! What a pod may be asked for: refused before anything is made.
 
 use super::userns;
-use crate::config::plain_cgroup;
 use crate::error::{Error, Result};
 use crate::net::{PortMapping, Protocol};
 use crate::request::{Origin, PodRequest};
@@ -53,12 +52,8 @@ pub(super) fn request(request: &PodRequest) -> Result<()> {
             "hostname {hostname:?}: must have at most 64 bytes and no blanks"
         )));
     }
-    let Some(linux) = &config.linux else { return Ok(()) };
-    let parent = linux.cgroup_parent.trim_end_matches('/');
-    if !parent.is_empty() && !plain_cgroup(parent) {
-        return Err(Error::invalid(format!(
-            "cgroup_parent {parent:?}: must be an absolute path; set cgroupDriver: cgroupfs in the kubelet"
-        )));
+    if config.linux.is_none() {
+        return Ok(());
     }
     let options = super::run::namespace_options(config);
     // A mode that is not known must not become the default one, which may be less strict.

@@ -56,7 +56,12 @@ impl Node {
                 let (limits, left_out) = resources::fit(limits, &node.cgroups, None);
                 left_out.iter().for_each(|warning| node.warn_once(warning));
                 let group = node.group(&record.cgroup_parent)?;
-                blocking(move || group.apply(&limits).map_err(|e| resources::refused(&e))).await?;
+                let own = node.clone();
+                blocking(move || {
+                    group.apply(&limits).map_err(|e| resources::refused(&e))?;
+                    own.keep_limits(&group, &limits)
+                })
+                .await?;
             }
             pod.edit(|r| r.resources = all);
             node.put_pod(&pod).await

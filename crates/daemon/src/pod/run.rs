@@ -6,6 +6,7 @@ use super::resources::PodResources;
 use super::state::{Change, PodState};
 use super::sysctl::Sysctls;
 use super::{Pod, check, files, userns};
+use crate::cgroups::{Held, names};
 use crate::config::Handler;
 use crate::container::plan::modules;
 use crate::error::{Error, Kind, Result};
@@ -21,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use strata_api::cri;
+use strata_cgroup::Resources;
 use strata_store::RecordKind;
 use strata_sys::durable;
 use strata_wire::PodPlan;
@@ -96,8 +98,10 @@ impl Node {
             || (request.network == NetworkMode::Cri && options.network() == cri::NamespaceMode::Node);
         let given = linux.cgroup_parent.trim_end_matches('/');
         let owns_cgroup = given.is_empty() || request.origin == Origin::Strata;
-        let cgroup_parent =
-            if owns_cgroup { format!("{}/{id}", self.pods_cgroup(&defaults)) } else { given.to_owned() };
+        let cgroup_parent = match owns_cgroup {
+            true => names::inner(&self.pods_cgroup(&defaults.cgroup_parent), &id),
+            false => names::parent(self.config.cgroup.driver, given)?,
+        };
         let dir = self.pod_dir(&id);
         let wanted = Wanted {
             net: (!host_network).then(|| self.netns_of(&id)),
@@ -173,7 +177,8 @@ impl Node {
             }
         };
         let (prepared, intended) = tokio::join!(prepare, intent);
-        prepared?;
+        // Until the shim has its own process in there.
+        let _held = prepared?;
         intended?;
         let attach = async {
             let attachment = match request {
@@ -208,7 +213,7 @@ impl Node {
     }
 
     /// Directories, files, namespaces, cgroups.
-    fn prepare(&self, pod: &Pod) -> Result<()> {
+    fn prepare(&self, pod: &Pod) -> Result<Held> {
         let record = pod.record();
         let fail = |e: strata_sys::Error| Error::internal(e.to_string());
         let dir = pod.state_dir();
@@ -236,11 +241,12 @@ impl Node {
             durable::mkdir_all(&self.config.network.netns_dir, 0o755).map_err(fail)?;
         }
         namespaces::make(&wanted)?;
-        self.group(&record.cgroup_parent)?.create().map_err(|e| Error::internal(e.to_string()))?;
-        if shared_pid(&record.config) {
-            self.group(&pause_cgroup(&record))?.create().map_err(|e| Error::internal(e.to_string()))?;
+        self.make_parent(&record.cgroup_parent)?;
+        if !shared_pid(&record.config) {
+            return Ok(Held::nothing());
         }
-        Ok(())
+        let what = format!("Init of the processes of pod {}", record.id);
+        self.make_leaf(&pause_cgroup(&record), &Resources::default(), &what)
     }
 
     async fn start_shim(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<Connected> {
@@ -250,7 +256,7 @@ impl Node {
             let plan = PodPlan {
                 id: record.id.clone(),
                 state_dir: own.state_dir().to_string_lossy().into_owned(),
-                shim_cgroup: node.shim_cgroup()?,
+                shim_cgroup: node.shim_cgroup()?.unwrap_or_default(),
                 namespaces: record.namespaces.clone(),
                 ids: userns::of_pod(&record.config)?,
                 shared_pid: shared_pid(&record.config),
@@ -264,7 +270,10 @@ impl Node {
         let begun = Instant::now();
         loop {
             match Shim::connect(pod.state_dir(), pod.id()).await {
-                Ok(connected) => return Ok(connected),
+                Ok(connected) => {
+                    self.free_shim(pod.id(), pod.state_dir()).await;
+                    return Ok(connected);
+                }
                 // It listens from the start, but may end before it takes the connection.
                 Err(e) if begun.elapsed() > SHIM_START => return Err(self.explain_shim(pod, Error::from(e))),
                 Err(_) if !shim_lives(pod.state_dir()) => {
@@ -330,7 +339,7 @@ fn shared_pid(config: &cri::PodSandboxConfig) -> bool {
 }
 
 fn pause_cgroup(record: &PodRecord) -> String {
-    format!("{}/{}", record.cgroup_parent, record.id)
+    names::leaf(&record.cgroup_parent, &record.id)
 }
 
 /// The pod's host name: its own, or the node's.

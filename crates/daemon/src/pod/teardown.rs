@@ -4,6 +4,7 @@
 use super::record::PodRecord;
 use super::state::PodState;
 use super::{Pod, files, namespaces, short};
+use crate::cgroups::names;
 use crate::error::{Error, Result};
 use crate::net::{DetachRequest, Provider};
 use crate::node::Node;
@@ -36,13 +37,6 @@ impl Node {
     /// A cgroup by its name.
     pub(crate) fn group(&self, name: &str) -> Result<Group> {
         self.cgroups.group(name).map_err(|e| Error::invalid(e.to_string()))
-    }
-
-    /// The cgroup that shims live in, outside every pod's.
-    pub(crate) fn shim_cgroup(&self) -> Result<String> {
-        let name = format!("{}/shims", self.config.cgroup.root);
-        self.group(&name)?.create().map_err(|e| Error::internal(format!("cgroup {name}: {e}")))?;
-        Ok(name)
     }
 
     /// Who attached a pod; `None` if nobody has to.
@@ -110,17 +104,17 @@ impl Node {
     fn groups_of(&self, pod: &Pod) -> Vec<String> {
         let record = pod.record();
         let containers = self.containers.of_pod(pod.id());
-        let mut names: Vec<String> = containers.iter().map(|c| c.record().cgroup.clone()).collect();
-        names.push(format!("{}/{}", record.cgroup_parent, record.id));
+        let mut all: Vec<String> = containers.iter().map(|c| c.record().cgroup.clone()).collect();
+        all.push(names::leaf(&record.cgroup_parent, &record.id));
         if record.owns_cgroup {
-            names.push(record.cgroup_parent);
+            all.push(record.cgroup_parent);
         }
-        names
+        all
     }
 
     fn remove_leftovers(&self, pod: &Pod) -> Result<()> {
         for name in self.groups_of(pod) {
-            self.group(&name)?.remove().map_err(|e| Error::internal(e.to_string()))?;
+            self.drop_group(&self.group(&name)?)?;
         }
         namespaces::release(&pod.record().namespaces);
         remove_state_dir(pod.state_dir())

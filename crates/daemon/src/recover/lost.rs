@@ -2,6 +2,7 @@
 //! record goes last, so that a daemon that ends meanwhile is followed by one that goes on.
 
 use super::load::{Loaded, LostPod};
+use crate::cgroups::names;
 use crate::error::{Error, Result};
 use crate::ids::is_id;
 use crate::net::DetachRequest;
@@ -99,19 +100,20 @@ impl Node {
     }
 
     /// Ends a pod's shim with all that it runs, and whatever lives in cgroups of these names.
-    async fn end_processes(&self, id: &str, cgroups: Vec<String>) -> Result<()> {
+    async fn end_processes(self: &Arc<Self>, id: &str, ids: Vec<String>) -> Result<()> {
         if let Ok(Connected { shim, .. }) = Shim::connect(&self.pod_dir(id), id).await
             && let Err(e) = shim.done(Request::Shutdown, crate::shim::PROMPT).await
         {
             tracing::warn!(pod = short(id), error = %e, "shim did not shut down; killing what is left");
         }
-        let own = self.group(&format!("{}/pods/{id}", self.config.cgroup.root))?;
-        let hierarchy = self.cgroups.clone();
+        let own = self.group(&names::inner(&self.pods_cgroup(""), id))?;
+        let node = self.clone();
         blocking(move || {
             // Of a parent that others chose only the record would tell.
-            let named = if cgroups.is_empty() { Vec::new() } else { hierarchy.find(&cgroups) };
+            let named = if ids.is_empty() { Vec::new() } else { node.cgroups.find(&names::leaves(&ids)) };
             for group in named.into_iter().chain([own]) {
-                group.kill().and_then(|()| group.remove()).map_err(|e| Error::internal(e.to_string()))?;
+                group.kill().map_err(|e| Error::internal(e.to_string()))?;
+                node.drop_group(&group)?;
             }
             Ok(())
         })
@@ -160,14 +162,15 @@ impl Node {
         Ok(())
     }
 
-    async fn end_lost_containers(&self, ids: Vec<String>) -> Result<()> {
-        let (hierarchy, store) = (self.cgroups.clone(), self.store.clone());
+    async fn end_lost_containers(self: &Arc<Self>, ids: Vec<String>) -> Result<()> {
+        let node = self.clone();
         blocking(move || {
-            for group in hierarchy.find(&ids) {
-                group.kill().and_then(|()| group.remove()).map_err(|e| Error::internal(e.to_string()))?;
+            for group in node.cgroups.find(&names::leaves(&ids)) {
+                group.kill().map_err(|e| Error::internal(e.to_string()))?;
+                node.drop_group(&group)?;
             }
-            for id in ids.iter().filter(|id| store.has_container(id)) {
-                let to = store.put_container_away(id)?;
+            for id in ids.iter().filter(|id| node.store.has_container(id)) {
+                let to = node.store.put_container_away(id)?;
                 tracing::warn!(
                     container = short(id),
                     files = to,

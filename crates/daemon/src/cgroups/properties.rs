@@ -1,0 +1,181 @@
+//! Limits as properties of units (systemd.resource-control(5), org.freedesktop.systemd1(5)).
+//!
+//! What is told to systemd stays when it writes a unit's files again, as it does after `systemctl daemon-reload`. What it has no
+//! property for (huge pages, devices by our own filter, most of `unified`) it leaves alone.
+
+use strata_cgroup::Resources;
+use strata_cgroup::limits::weight_of;
+
+/// A property's value.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Property {
+    /// `b`
+    Bool(bool),
+    /// `t`
+    Number(u64),
+    /// `s`
+    Text(String),
+    /// `ay`: a bit for each CPU or memory node, the lowest first.
+    Mask(Vec<u8>),
+    /// `au`: processes.
+    Processes(Vec<u32>),
+}
+
+/// Properties by name.
+pub(crate) type Properties = Vec<(&'static str, Property)>;
+
+/// No limit.
+const INFINITY: u64 = u64::MAX;
+
+/// cpu.max has no period of its own then (sched-bwc.rst).
+const PERIOD: u64 = 100_000;
+
+/// What systemd is told of limits; those that are unset stay as they are.
+pub(crate) fn of_limits(limits: &Resources) -> Properties {
+    let mut all = Properties::new();
+    let mut put = |name, value| all.push((name, Property::Number(value)));
+    if let Some(shares) = limits.cpu_shares {
+        put("CPUWeight", weight_of(shares));
+    }
+    if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
+        let period = limits.cpu_period.filter(|p| *p != 0).unwrap_or(PERIOD);
+        let quota = limits.cpu_quota.and_then(|q| u64::try_from(q).ok()).filter(|q| *q != 0);
+        put("CPUQuotaPerSecUSec", quota.map_or(INFINITY, |quota| per_second(quota, period)));
+        put("CPUQuotaPeriodUSec", period);
+    }
+    if let Some(bytes) = limits.memory_limit {
+        put("MemoryMax", number(bytes));
+    }
+    if let (Some(both), Some(memory)) = (limits.memory_swap_limit, limits.memory_limit) {
+        // Of swap alone, as cgroup v2 has it.
+        put("MemorySwapMax", if both < 0 || memory < 0 { INFINITY } else { number((both - memory).max(0)) });
+    }
+    if let Some(pids) = limits.pids_limit {
+        put("TasksMax", number(pids));
+    }
+    for (file, name) in
+        [("memory.min", "MemoryMin"), ("memory.low", "MemoryLow"), ("memory.high", "MemoryHigh")]
+    {
+        // What is no number is the kernel's to refuse.
+        match limits.unified.get(file).map(|v| v.trim()) {
+            Some("max") => put(name, INFINITY),
+            Some(text) => text.parse().into_iter().for_each(|value| put(name, value)),
+            None => {}
+        }
+    }
+    for (list, name) in [(&limits.cpuset_cpus, "AllowedCPUs"), (&limits.cpuset_mems, "AllowedMemoryNodes")] {
+        if let Some(mask) = list.as_deref().and_then(mask) {
+            all.push((name, Property::Mask(mask)));
+        }
+    }
+    all
+}
+
+/// A limit of which -1 means none.
+fn number(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(INFINITY)
+}
+
+/// CPU time in a second. Rounded up to what systemd keeps exactly, 10 ms: never less than was asked for.
+fn per_second(quota: u64, period: u64) -> u64 {
+    let exact = u128::from(quota) * 1_000_000;
+    let micros = exact.div_ceil(u128::from(period)).div_ceil(10_000) * 10_000;
+    u64::try_from(micros).unwrap_or(INFINITY)
+}
+
+/// The bits of a list such as `0-3,8`; `None` if it is none, which the kernel then says.
+fn mask(list: &str) -> Option<Vec<u8>> {
+    let mut bytes = Vec::new();
+    for part in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
+        let (first, last) = part.split_once('-').unwrap_or((part, part));
+        let (first, last): (usize, usize) = (first.trim().parse().ok()?, last.trim().parse().ok()?);
+        // CPU_SETSIZE of systemd's own limit; more would only take memory.
+        if first > last || last > 8191 {
+            return None;
+        }
+        bytes.resize(bytes.len().max(last / 8 + 1), 0);
+        (first..=last).for_each(|n| bytes[n / 8] |= 1 << (n % 8));
+    }
+    (!bytes.is_empty()).then_some(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn numbers(limits: &Resources) -> Vec<(&'static str, u64)> {
+        let number = |(name, value)| match value {
+            Property::Number(n) => (name, n),
+            other => panic!("{name} is {other:?}"),
+        };
+        of_limits(limits).into_iter().map(number).collect()
+    }
+
+    #[test]
+    fn each_limit_has_its_property() {
+        let limits = Resources {
+            cpu_shares: Some(1024),
+            cpu_quota: Some(50_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(64 << 20),
+            memory_swap_limit: Some(80 << 20),
+            pids_limit: Some(7),
+            unified: [
+                ("memory.high".to_owned(), "1000".to_owned()),
+                ("memory.min".to_owned(), "max".to_owned()),
+            ]
+            .into(),
+            ..Resources::default()
+        };
+        let weight = strata_cgroup::limits::weight_of(1024);
+        assert_eq!(
+            numbers(&limits),
+            [
+                ("CPUWeight", weight),
+                ("CPUQuotaPerSecUSec", 500_000),
+                ("CPUQuotaPeriodUSec", 100_000),
+                ("MemoryMax", 64 << 20),
+                ("MemorySwapMax", 16 << 20),
+                ("TasksMax", 7),
+                ("MemoryMin", u64::MAX),
+                ("MemoryHigh", 1000),
+            ]
+        );
+        assert_eq!(of_limits(&Resources::default()), []);
+    }
+
+    #[test]
+    fn minus_one_is_infinity_and_quotas_are_not_rounded_down() {
+        let none = Resources {
+            memory_limit: Some(-1),
+            memory_swap_limit: Some(-1),
+            pids_limit: Some(-1),
+            ..Resources::default()
+        };
+        assert!(numbers(&none).iter().all(|(_, n)| *n == u64::MAX));
+        let cpu = |quota| {
+            let limits = Resources { cpu_quota: Some(quota), ..Resources::default() };
+            numbers(&limits)[0].1
+        };
+        assert_eq!((cpu(-1), cpu(1000), cpu(1500), cpu(250_000)), (u64::MAX, 10_000, 20_000, 2_500_000));
+        assert_eq!(per_second(u64::MAX, 1), u64::MAX);
+    }
+
+    #[test]
+    fn lists_of_cpus_are_masks() {
+        assert_eq!(mask("0"), Some(vec![1]));
+        assert_eq!(mask("0-3,8"), Some(vec![0b1111, 1]));
+        assert_eq!(mask("1,3-4\n"), Some(vec![0b1_1010]));
+        for bad in ["", "a", "3-1", "0-", "-1", "0-99999999"] {
+            assert_eq!(mask(bad), None, "{bad}");
+        }
+        let limits = Resources {
+            cpuset_cpus: Some("1".into()),
+            cpuset_mems: Some("0".into()),
+            ..Resources::default()
+        };
+        let wanted =
+            [("AllowedCPUs", Property::Mask(vec![2])), ("AllowedMemoryNodes", Property::Mask(vec![1]))];
+        assert_eq!(of_limits(&limits), wanted);
+    }
+}
