@@ -13,6 +13,11 @@ plain_packages=(
 	busybox-static containernetworking-plugins docker-registry openssl
 )
 
+# What the guest with systemd has beside Debian's minimum. No udev: devtmpfs has the few devices.
+systemd_packages=(
+	systemd systemd-sysv dbus kmod procps iproute2 nftables apparmor busybox-static docker-registry
+)
+
 # unavailable REASON: this machine cannot have the guest, which is no failure of Strata's.
 unavailable() {
 	echo "$*"
@@ -126,6 +131,49 @@ settle() {
 	"$root/usr/sbin/ldconfig" -r "$root"
 }
 
+# A Debian that is installed, scripts and all, since systemd is much of it and dpkg must know what there is.
+make_systemd() {
+	local root=$1 mirror include unit
+	have debootstrap || unavailable "debootstrap is lacking: hack/deps installs it"
+	mirror=$(sed -n 's/^deb \[.*\] \([^ ]*\) .*/\1/p' "$work/apt/sources.list")
+	include=$(printf ',%s' "${systemd_packages[@]}")
+	echo "installing: ${systemd_packages[*]}" >&2
+	debootstrap --variant=minbase --include="${include#,}" "$suite" "$root" "$mirror" >&2 ||
+		unavailable "Debian's packages cannot be installed in a directory here"
+	rm -rf "$root"/var/cache/apt/archives/*.deb "$root"/var/lib/apt/lists/*
+	echo vm >"$root/etc/hostname"
+	printf '127.0.0.1 localhost vm\n::1 localhost\n' >"$root/etc/hosts"
+	# Known, so that this is no first boot.
+	echo 0123456789abcdef0123456789abcdef >"$root/etc/machine-id"
+	cat >"$root/etc/systemd/system/vm.service" <<-'UNIT'
+		# In the guest with systemd: the command of hack/vm, once the node is up, and then the end of the machine.
+		[Unit]
+		Description=The command of hack/vm
+		After=multi-user.target
+		DefaultDependencies=no
+
+		[Service]
+		Type=oneshot
+		ExecStart=/usr/local/lib/vm/command
+		# With -no-reboot this ends qemu at once.
+		ExecStopPost=/bin/sh -c "umount /data 2>/dev/null; echo b >/proc/sysrq-trigger"
+		StandardOutput=null
+		StandardError=null
+		TimeoutStartSec=infinity
+		KillMode=process
+
+		[Install]
+		WantedBy=multi-user.target
+	UNIT
+	mkdir -p "$root/etc/systemd/system/multi-user.target.wants"
+	ln -s ../vm.service "$root/etc/systemd/system/multi-user.target.wants/vm.service"
+	# Nobody logs in, and nothing is to be cleaned up in a machine that lives for minutes.
+	for unit in getty.target apt-daily.timer apt-daily-upgrade.timer dpkg-db-backup.timer fstrim.timer \
+		e2scrub_all.timer e2scrub_reap.service docker-registry.service systemd-pcrphase.service systemd-update-utmp.service; do
+		ln -sf /dev/null "$root/etc/systemd/system/$unit"
+	done
+}
+
 # make_root INIT: $work/INIT, a directory that becomes the guest's root; its PID 1 is /sbin/init, which in the end runs
 # /usr/local/lib/vm/command and resets the machine.
 make_root() {
@@ -136,7 +184,8 @@ make_root() {
 		settle "$root"
 		install "$top/hack/vm.d/init" "$root/sbin/init"
 		;;
-	*) die "--init $1: there is plain" ;;
+	systemd) make_systemd "$root" ;;
+	*) die "--init $1: there are plain and systemd" ;;
 	esac
 	install -D "$top/hack/vm.d/command" "$root/usr/local/lib/vm/command"
 	mkdir -p "$root/usr/lib/modules"

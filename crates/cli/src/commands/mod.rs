@@ -16,6 +16,7 @@ mod kill;
 mod load;
 mod login;
 mod logs;
+mod manual;
 mod pods;
 mod prune;
 mod ps;
@@ -126,6 +127,9 @@ enum Command {
     Version(version::Args),
     /// Print a shell's completions
     Completion(completion::Args),
+    /// Write the manual pages
+    #[command(hide = true)]
+    Manual(manual::Args),
 }
 
 #[derive(Debug, Subcommand)]
@@ -264,6 +268,7 @@ async fn dispatch(command: Command, context: &Context) -> Result<i32> {
         C::Info(a) | C::System(S::Info(a)) => info::run(&a, context).await,
         C::Version(a) => version::run(&a, context).await,
         C::Completion(a) => completion::run(&a),
+        C::Manual(a) => manual::run(&a),
     }
 }
 
