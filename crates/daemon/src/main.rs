@@ -29,6 +29,7 @@ mod shim;
 mod streaming;
 mod tasks;
 mod usage;
+mod watchdog;
 
 use clap::Parser;
 use std::process::ExitCode;

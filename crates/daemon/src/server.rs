@@ -50,6 +50,7 @@ pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Re
     if let Err(e) = notify::notify("READY=1") {
         tracing::warn!(error = %e, "the service manager cannot be told that stratad is ready");
     }
+    crate::watchdog::start(&path);
     let (tell, told) = tokio::sync::watch::channel(false);
     let stopped = async move {
         stop.await;

@@ -34,7 +34,11 @@ const PERIOD: u64 = 100_000;
 pub(crate) fn of_limits(limits: &Resources) -> Properties {
     let mut all = Properties::new();
     let mut put = |name, value| all.push((name, Property::Number(value)));
-    if let Some(shares) = limits.cpu_shares {
+    // Idle groups have no weight, or systemd's own word for it.
+    let idle = limits.unified.get("cpu.idle").is_some_and(|idle| idle.trim() == "1");
+    if idle {
+        put("CPUWeight", 0);
+    } else if let Some(shares) = limits.cpu_shares {
         put("CPUWeight", weight_of(shares));
     }
     if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
@@ -142,6 +146,8 @@ mod tests {
             ]
         );
         assert_eq!(of_limits(&Resources::default()), []);
+        let idle = Resources { unified: [("cpu.idle".to_owned(), "1".to_owned())].into(), ..limits };
+        assert_eq!(numbers(&idle)[0], ("CPUWeight", 0));
     }
 
     #[test]
