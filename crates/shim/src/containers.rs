@@ -127,6 +127,11 @@ impl Container {
         }
     }
 
+    /// Whether its init has ended, and been accounted for.
+    pub(crate) fn ended(&self) -> bool {
+        self.exit.is_some()
+    }
+
     pub(crate) fn exit_code(&self) -> Option<i32> {
         self.exit.as_ref().filter(|_| matches!(self.stage, Stage::Exited)).map(|exit| exit.exit_code)
     }
@@ -141,11 +146,12 @@ impl Shim {
         if self.shutdown.is_some() || (plan.pid == PidMode::Pod && self.pause.is_none()) {
             return Err(failure(FailureKind::WrongState, step, "the pod has been stopped"));
         }
+        let group = self.hierarchy.group(&plan.cgroup).map_err(|e| failure(FailureKind::Invalid, step, e))?;
+        self.begin_oom_count(&group);
         let pid = match plan.pid {
             PidMode::Target => Some(self.target_of(&plan)?),
             _ => self.pause.as_ref().map(|p| p.namespace.as_fd()),
         };
-        let group = self.hierarchy.group(&plan.cgroup).map_err(|e| failure(FailureKind::Invalid, step, e))?;
         let (streams, ends) = Streams::new(&plan.stdio).map_err(|e| call_failed("standard streams", &e))?;
         let context = CreateContext {
             namespaces: &self.namespaces,
@@ -294,11 +300,12 @@ impl Shim {
         // What it said last may not have been read yet.
         let pid = self.containers.get(&id).map(|c| c.pid);
         self.container_reported(id);
-        let Some(container) = self.containers.get_mut(&id) else { return };
-        if pid != Some(container.pid) {
+        if self.containers.get(&id).is_none_or(|c| pid != Some(c.pid)) {
             // It was the first stage, which has just told that another process goes on.
             return;
         }
+        let oom_killed = self.oom_killed(id);
+        let Some(container) = self.containers.get_mut(&id) else { return };
         container.pid = 0;
         container.channel = None;
         if container.plan.pid != PidMode::Container {
@@ -317,7 +324,7 @@ impl Shim {
             signal,
             started_at: container.started_at,
             finished_at: clock::now(),
-            oom_killed: container.group.oom_kills().unwrap_or(0) > 0,
+            oom_killed,
             log_bytes_dropped: 0,
         });
         container.stage = Stage::Draining { until: Instant::now() + DRAIN_FOR };

@@ -18,6 +18,7 @@ mod containers;
 mod execs;
 mod joined;
 mod log;
+mod oom;
 mod poll;
 mod requests;
 mod setup;

@@ -48,6 +48,8 @@ pub(crate) struct Shim {
     pub(crate) execs: BTreeMap<u32, Exec>,
     pub(crate) leftovers: Vec<Leftover>,
     pub(crate) shutdown: Option<Shutdown>,
+    /// What the group above the containers' has counted of kills for want of memory, but for those of containers that live.
+    pub(crate) oom_settled: Option<u64>,
     next: u32,
     leave: bool,
     /// When this process moves into its group of the unified hierarchy; `None`: it has.
@@ -107,6 +109,7 @@ impl Shim {
             execs: BTreeMap::new(),
             leftovers: Vec::new(),
             shutdown: None,
+            oom_settled: None,
             next: 0,
             leave: false,
             moves: Some(Instant::now() + MOVE_AFTER),
