@@ -1,6 +1,7 @@
-//! Records that a disk has damaged, or that a newer release has written: one must not keep the others from being served.
+//! Records that a disk has damaged, which must not keep the others from being served, or that a newer release has written.
 
 use k8s_cri::v1::{ContainerState, PodSandboxConfig, PodSandboxState};
+use serde_json::json;
 use std::path::Path;
 use strata_e2e::eventually;
 use strata_e2e::node::{Node, cgroups, container, leaks, pod, process, test};
@@ -9,27 +10,18 @@ use tonic::Code;
 /// A way for a record to say nothing.
 type Damage = (&'static str, fn(&Path));
 
-const DAMAGES: [Damage; 5] = [
+const DAMAGES: [Damage; 4] = [
     ("cut", |path| {
         let text = std::fs::read(path).unwrap();
         std::fs::write(path, &text[..text.len() / 2]).unwrap();
     }),
     ("empty", |path| std::fs::write(path, "").unwrap()),
     ("other", |path| std::fs::write(path, r#"{"version":1,"id":7}"#).unwrap()),
-    ("newer", newer),
     ("directory", |path| {
         std::fs::remove_file(path).unwrap();
         std::fs::create_dir(path).unwrap();
     }),
 ];
-
-/// As a newer release would write it: a container's is inside of the store's.
-fn newer(path: &Path) {
-    let text = std::fs::read_to_string(path).unwrap();
-    let changed = text.replacen("\"version\":1,", "\"version\":2,", 1);
-    assert_ne!(text, changed);
-    std::fs::write(path, changed).unwrap();
-}
 
 /// A pod with a container that runs, and that container's process.
 fn sleeper(node: &Node, config: &PodSandboxConfig) -> (String, String, String) {
@@ -100,7 +92,6 @@ fn a_pod_whose_record_says_nothing_is_ended_and_the_others_are_served() {
                 "{name}"
             );
         }
-        assert!(log.contains("written by a newer stratad"));
         assert!(runs(node, &good_marker));
         assert_eq!(node.pod_status(&good_id).state(), PodSandboxState::SandboxReady);
         assert_eq!(node.exec(&good_container, "echo here"), "here\n");
@@ -201,5 +192,35 @@ fn what_a_container_of_a_lost_pod_wrote_is_kept() {
         assert_eq!(kept, ["precious\n"]);
         // The name is free.
         node.strata(&["run", "--rm", "--name", "mine", &image, "echo", "again"]).ok().has(&["again"]);
+    });
+}
+
+#[test]
+fn a_downgrade_ends_no_pod() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "newer");
+        let (pod_id, id, marker) = sleeper(node, &config);
+        let records = [
+            node.dir("root/pods").join(&pod_id).join("pod.json"),
+            node.dir("root/containers").join(&id).join("container.json"),
+        ];
+        for (path, of) in records.iter().zip([&pod_id, &id]) {
+            node.kill9();
+            let text = std::fs::read_to_string(path).unwrap();
+            // A container's is inside of the store's.
+            let changed = text.replacen("\"version\":1,", "\"version\":2,", 1);
+            assert_ne!(text, changed);
+            std::fs::write(path, changed).unwrap();
+            assert!(!node.launch_refused(&json!({ "defaultAction": "SCMP_ACT_ALLOW" })));
+            let log = std::fs::read_to_string(node.dir("stratad.log")).unwrap();
+            let said = log.lines().last().unwrap_or_default();
+            assert!(said.contains(of.as_str()) && said.contains("written by a newer stratad"), "{said}");
+            assert!(runs(node, &marker));
+            std::fs::write(path, text).unwrap();
+            node.launch();
+        }
+        assert_eq!(node.exec(&id, "echo here"), "here\n");
+        assert_eq!(node.pod_status(&pod_id).state(), PodSandboxState::SandboxReady);
     });
 }

@@ -1,4 +1,5 @@
-//! Reading the records. One that says nothing to this release must not keep a node's other pods from being served.
+//! Reading the records. A damaged one must not keep a node's other pods from being served. One that a newer release has written
+//! must: its pod is whole and runs, and ending it is not for a downgrade to do.
 
 use crate::container::record::{self as container_record, ContainerRecord, Exit};
 use crate::container::state::ContainerState;
@@ -68,6 +69,7 @@ impl Node {
                     self.pods.insert(pod.clone());
                     pods.insert(id, pod);
                 }
+                Err(e) if is_newer(&e) => return Err(e.context(format!("record of pod {id}"))),
                 Err(e) => {
                     let path = self.store.root().join("pods").join(&id).join("pod.json");
                     tracing::error!(pod = short(&id), record = %path.display(), error = %e, "the pod's record cannot be read: what is left of the pod is ended, and its record will be in lost+found/");
@@ -95,6 +97,7 @@ impl Node {
     ) -> Result<()> {
         let record = match json.and_then(|json| parse::<ContainerRecord>(&id, json.get().as_bytes())) {
             Ok(record) => record,
+            Err(e) if is_newer(&e) => return Err(e.context(format!("record of container {id}"))),
             Err(e) => {
                 let path = self.store.root().join("containers").join(&id).join("container.json");
                 tracing::error!(container = short(&id), record = %path.display(), error = %e, "the container's record cannot be read: it is ended, and its files will be in lost+found/");
@@ -146,6 +149,11 @@ fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     serde_json::from_slice(bytes).map_err(|e| Error::new(Kind::DataLoss, e.to_string()))
 }
 
+/// Whether nothing is wrong with a record but that this release is too old for it.
+fn is_newer(error: &Error) -> bool {
+    error.kind() == Kind::FailedPrecondition
+}
+
 /// Reads a record of this ID; its version comes first, since a newer one may have other fields.
 fn parse<T: Record>(id: &str, bytes: &[u8]) -> Result<T> {
     #[derive(serde::Deserialize)]
@@ -155,7 +163,8 @@ fn parse<T: Record>(id: &str, bytes: &[u8]) -> Result<T> {
     let version = decode::<Version>(bytes)?.version;
     if version > T::VERSION {
         return Err(Error::precondition(format!(
-            "it has version {version}, and this release reads up to {}: it was written by a newer stratad",
+            "it has version {version}, and this release reads up to {}: it was written by a newer stratad; install that again, \
+             or remove the node's pods with it first",
             T::VERSION
         )));
     }
