@@ -28,5 +28,6 @@ mod security;
 mod space;
 mod streaming;
 mod terminal;
+mod unified;
 mod userns;
 mod walk;

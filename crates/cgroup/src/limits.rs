@@ -249,6 +249,9 @@ impl Group {
         let Some(dir) = self.v2_dir() else { return Err(missing()) };
         match self.put(&dir.join(name), value) {
             Err(Error::Value { errno: Errno::NOENT, .. }) if self.exists() => {
+                if self.hierarchy().mode() != Mode::V2 {
+                    return Err(missing());
+                }
                 let given = file::read(&dir.join("cgroup.controllers"))?;
                 let controller = CONTROLLERS.into_iter().find(|c| name.split('.').next() == Some(*c));
                 Err(match controller.filter(|c| !given.split_whitespace().any(|g| g == *c)) {

@@ -155,7 +155,8 @@ impl Finish<'_> {
         if plan.cgroup_namespace {
             ns::unshare(&[NsKind::Cgroup]).step(|| "cgroup namespace".into())?;
         }
-        mounts::attach_all(&root, &plan.mounts, sources, context.cgroup)?;
+        let cgroup = (context.cgroup, plan.cgroup_namespace);
+        mounts::attach_all(&root, &plan.mounts, sources, cgroup)?;
         devices::make_all(&root, &plan.devices, nodes.as_deref())?;
         let pty = match plan.stdio.tty {
             true => Some(devices::console(&root, plan.stdio.tty_size)?),

@@ -74,12 +74,12 @@ impl<'a> Sources<'a> {
     }
 }
 
-/// Attaches mounts in their order.
+/// Attaches mounts in their order. `cgroup` is the container's, and whether it is the root of what it sees.
 pub(crate) fn attach_all(
     root: &Root,
     mounts: &[Mount],
     mut sources: Sources<'_>,
-    cgroup: &Group,
+    cgroup: (&Group, bool),
 ) -> Result<(), Failure> {
     mounts.iter().enumerate().try_for_each(|(n, m)| match (&m.kind, sources.take(n)) {
         (MountKind::Bind { recursive, propagation, .. }, opened) => {
@@ -167,11 +167,13 @@ fn make_fs(m: &Mount, fstype: &str, options: &[(String, Option<String>)]) -> Res
 }
 
 /// The container's own groups, and nothing above them: on v2 its directory, on v1 a tmpfs with one for each hierarchy.
-fn cgroups(root: &Root, m: &Mount, group: &Group) -> Result<(), Failure> {
+fn cgroups(root: &Root, m: &Mount, (group, namespace): (&Group, bool)) -> Result<(), Failure> {
     let step = || format!("mount cgroups on {}", m.target);
     let target = target(root, &m.target, true)?;
     if group.hierarchy().mode() == Mode::V2 {
-        return match group.v2_dir() {
+        // Without a namespace /proc/self/cgroup has the node's path, which is to be found here.
+        let top = group.hierarchy().mount_points().next().filter(|_| !namespace).map(Path::to_path_buf);
+        return match top.or_else(|| group.v2_dir()) {
             Some(dir) => bind_group(&dir, &target, m.attrs),
             None => Ok(()),
         };

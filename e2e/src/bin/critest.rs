@@ -33,12 +33,14 @@ struct Args {
 
 fn main() {
     let args = Args::parse();
+    // The suite leaves shared memory behind, and mounts: in namespaces that end with this process. Before anything else: what
+    // looks at the machine has threads, of which the kernel may see the last a moment longer.
+    let isolated = isolate();
     if let Some(why) = node::place::lacking() {
         println!("skipped: {why}");
         return;
     }
-    // The suite leaves shared memory behind, and mounts: in namespaces that end with this process.
-    isolate().unwrap_or_else(|e| panic!("namespaces for the suite: {e}"));
+    isolated.unwrap_or_else(|e| panic!("namespaces for the suite: {e}"));
     node::test(|node| {
         if let Err(e) = run(node, &args) {
             panic!("{e}");

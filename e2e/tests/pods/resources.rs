@@ -51,7 +51,7 @@ fn limits_change_in_place_and_are_told() {
         }
         update(node, &id, Limits { cpu_quota: 30_000, cpu_shares: 512, ..Default::default() }).unwrap();
         assert!(matches!(read(["cpu.cfs_quota_us", "cpu.max"]).as_str(), "30000" | "30000 50000"));
-        assert!(matches!(read(["cpu.shares", "cpu.weight"]).as_str(), "512" | "20"));
+        assert!(matches!(read(["cpu.shares", "cpu.weight"]).as_str(), "512" | "59"));
         update(node, &id, Limits { cpuset_cpus: "0".into(), oom_score_adj: 700, ..Default::default() })
             .unwrap();
         assert_eq!(read(["cpuset.cpus", "cpuset.cpus"]), "0");
@@ -100,7 +100,7 @@ fn limits_that_are_refused_change_nothing() {
             let refused = update(node, &id, bad.clone()).unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument, "{bad:?}: {refused:?}");
             assert!(refused.message().contains(why), "{bad:?}: {refused:?}");
-            assert!(matches!(read(["cpu.shares", "cpu.weight"]).as_str(), "256" | "10"), "{bad:?}");
+            assert!(matches!(read(["cpu.shares", "cpu.weight"]).as_str(), "256" | "35"), "{bad:?}");
             assert_eq!(told(node, &id).cpu_shares, 256, "{bad:?}");
         }
         let none = cri::UpdateContainerResourcesRequest { container_id: id.clone(), ..Default::default() };

@@ -128,8 +128,12 @@ pub(crate) fn refused(error: &strata_cgroup::Error) -> Error {
         strata_cgroup::Error::Value { errno: Errno::BUSY, .. } => Error::precondition(format!(
             "{error}: more is in use, and cannot be taken away; free it first, or choose a higher limit"
         )),
-        strata_cgroup::Error::Value { .. } => Error::invalid(error.to_string()),
-        strata_cgroup::Error::NoController(..) => Error::precondition(error.to_string()),
+        strata_cgroup::Error::Value { .. } | strata_cgroup::Error::NoFile(..) => {
+            Error::invalid(error.to_string())
+        }
+        strata_cgroup::Error::NoController(..) | strata_cgroup::Error::Inner(_) => {
+            Error::precondition(error.to_string())
+        }
         _ => Error::internal(error.to_string()),
     }
 }
