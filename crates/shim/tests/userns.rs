@@ -270,7 +270,14 @@ fn a_container_can_look_at_anothers_processes() {
         (third.pid, third.pid_target) = (PidMode::Target, Some("c1".into()));
         client.run(&third);
         client.done(Request::Signal { id: "c1".into(), signal: 9, all: false });
-        assert_eq!(client.exited("c3").exit_code, 137);
+        // Both ends are told, in whichever order.
+        let mut ends = std::collections::BTreeMap::new();
+        while ends.len() < 2 {
+            if let strata_wire::Event::Exited(record) = client.event() {
+                ends.insert(record.id, record.exit_code);
+            }
+        }
+        assert_eq!(ends.into_iter().collect::<Vec<_>>(), [("c1".into(), 137), ("c3".into(), 137)]);
         let mut late = ready(pod.plan("c4", &["true"]));
         (late.pid, late.pid_target) = (PidMode::Target, Some("c1".into()));
         let Reply::Error(failure) = client.call(Request::Create(Box::new(late))) else {
