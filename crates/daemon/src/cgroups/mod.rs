@@ -87,7 +87,7 @@ impl Node {
             ];
             wait(self.systemd.0.start(unit, &properties))?;
         }
-        group.create().map_err(|e| Error::internal(e.to_string()))
+        group.create().map_err(|e| refused(&e))
     }
 
     /// Makes a group for processes, anew: into one that has been killed no process can be born (`strata_cgroup`, `kill_now`).
