@@ -43,6 +43,7 @@ mod limits;
 mod measure;
 mod mounted;
 mod pack;
+mod put_away;
 mod record;
 mod refs;
 mod restore;
