@@ -35,7 +35,7 @@ fn with_input(mut command: Command, input: &[u8]) -> Output {
 
 /// Waits for what must become true.
 fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while !holds() {
         assert!(Instant::now() < end, "{what}");
         std::thread::sleep(Duration::from_millis(10));

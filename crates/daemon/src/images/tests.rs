@@ -160,10 +160,8 @@ impl Rig {
             let entries = std::fs::read_dir(self.dir.path().join("tmp")).unwrap();
             entries.map(|e| e.unwrap().file_name().to_string_lossy().into_owned()).collect()
         };
-        for _ in 0..500 {
-            if names().is_empty() {
-                break;
-            }
+        let until = std::time::Instant::now() + Duration::from_secs(60);
+        while !names().is_empty() && std::time::Instant::now() < until {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         names()

@@ -23,7 +23,7 @@ use strata_wire::PodPlan;
 use strata_wire::plan::{IdMap, IdRange, PodNamespaces};
 
 /// How long anything may take before a test gives up.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A pod with its shim.
 pub struct Pod {

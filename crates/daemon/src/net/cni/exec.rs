@@ -357,7 +357,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let pid = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
-        let failure = run(&script, 1).await.unwrap_err();
+        // Long enough for a shell to start on a busy machine.
+        let failure = run(&script, 4).await.unwrap_err();
         assert_eq!(failure.error.kind(), Kind::DeadlineExceeded);
         let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

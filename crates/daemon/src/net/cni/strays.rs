@@ -80,7 +80,11 @@ mod tests {
         let mut other = start("stray-test-2", "sleep", &["1000"]);
         // In the environment of what setsid runs as well: a daemon.
         let mut daemon = start("stray-test-1", "setsid", &["-w", "sleep", "1000"]);
-        std::thread::sleep(Duration::from_millis(100));
+        let until = Instant::now() + Duration::from_secs(60);
+        while !find_daemon().into_iter().any(leads_a_session) {
+            assert!(Instant::now() < until, "there is no daemon");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
         end("stray-test-1").await.unwrap();
         assert!(!own.wait().unwrap().success());
         assert!(other.try_wait().unwrap().is_none());
@@ -92,6 +96,13 @@ mod tests {
         }
         // setsid itself has stayed in the pod's group.
         assert!(!daemon.wait().unwrap().success());
+    }
+
+    /// Whether a process has left those that started it: pid and session of proc_pid_stat(5).
+    fn leads_a_session(pid: i32) -> bool {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        let session = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(3)?.parse().ok());
+        session == Some(pid)
     }
 
     /// What has the variable, daemon or not.

@@ -12,7 +12,6 @@ const BYTES: &str = "the bytes of a layer";
 
 async fn session(server: &Server, auth: Option<&AuthConfig>) -> Session {
     let timing = Timing {
-        stall: Duration::from_millis(400),
         first_pause: Duration::from_millis(1),
         longest_pause: Duration::from_millis(4),
         ..Timing::default()
