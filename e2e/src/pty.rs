@@ -7,6 +7,7 @@ use std::fs::File;
 use std::io::{Read as _, Write as _};
 use std::process::{Child, Command, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
 
 /// A program on a pseudo-terminal, and everything it wrote there.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub struct Session {
     child: Child,
     terminal: File,
     written: Arc<Mutex<Vec<u8>>>,
+    reader: JoinHandle<()>,
     seen: usize,
 }
 
@@ -39,7 +41,7 @@ impl Session {
         let terminal = File::from(master);
         let written = Arc::new(Mutex::new(Vec::new()));
         let (mut from, to) = (terminal.try_clone()?, Arc::clone(&written));
-        std::thread::spawn(move || {
+        let reader = std::thread::spawn(move || {
             let mut buffer = [0; 4096];
             // EIO: nobody has the terminal's other end any more.
             while let Ok(n) = from.read(&mut buffer) {
@@ -49,7 +51,7 @@ impl Session {
                 to.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(&buffer[..n]);
             }
         });
-        Ok(Self { child, terminal, written, seen: 0 })
+        Ok(Self { child, terminal, written, reader, seen: 0 })
     }
 
     /// Everything written so far.
@@ -87,7 +89,7 @@ impl Session {
         Ok(rustix::termios::tcsetwinsize(&self.terminal, size)?)
     }
 
-    /// Waits for its end.
+    /// Waits for its end, and for all that it has written.
     #[track_caller]
     pub fn wait(&mut self) -> ExitStatus {
         let child = &mut self.child;
@@ -95,8 +97,11 @@ impl Session {
             Ok(Some(status)) => Ok(status),
             other => Err(format!("{other:?}")),
         });
-        // The last words may still be on their way to the reader.
-        std::thread::sleep(std::time::Duration::from_millis(50));
+        // The last words may still be on their way to the reader, which ends with the terminal.
+        crate::eventually(30, "nobody has the terminal any more", || match self.reader.is_finished() {
+            true => Ok(()),
+            false => Err(self.output()),
+        });
         status
     }
 }

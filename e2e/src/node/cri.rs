@@ -256,6 +256,17 @@ impl Node {
         })
     }
 
+    /// How many follow the events.
+    #[track_caller]
+    pub fn followers(&self) -> u64 {
+        let request = cri::StatusRequest { verbose: true };
+        let told = self.cri(async |mut c| c.status(request).await).unwrap_or_else(|e| panic!("Status: {e}"));
+        let info: Option<serde_json::Value> =
+            told.info.get("info").and_then(|i| serde_json::from_str(i).ok());
+        let followers = info.as_ref().and_then(|info| info["eventFollowers"].as_u64());
+        followers.unwrap_or_else(|| panic!("no eventFollowers: {info:?}"))
+    }
+
     /// Runs a script in a container through ExecSync; its output and exit code.
     pub fn try_exec(&self, id: &str, script: &str, timeout: i64) -> Result<(String, String, i32), Status> {
         let request = cri::ExecSyncRequest {

@@ -245,8 +245,8 @@ impl Node {
         use std::io::{Read as _, Write as _};
         let fetched = self.within(|| -> std::io::Result<String> {
             let address = address.parse().map_err(std::io::Error::other)?;
-            let mut stream = std::net::TcpStream::connect_timeout(&address, crate::patience(5))?;
-            stream.set_read_timeout(Some(crate::patience(5)))?;
+            let mut stream = std::net::TcpStream::connect_timeout(&address, crate::patience(20))?;
+            stream.set_read_timeout(Some(crate::patience(20)))?;
             stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
             let mut answer = String::new();
             stream.read_to_string(&mut answer)?;
@@ -261,11 +261,21 @@ impl Node {
         leaks::find(&self.dir, &self.cgroup).into_iter().collect()
     }
 
+    /// What is there because of the node must be the same as before; what ends by itself may take its time.
+    #[track_caller]
+    pub fn assert_traces(&self, before: &std::collections::BTreeSet<String>) {
+        crate::eventually(20, "nothing new stays", || {
+            let now = self.traces();
+            if now == *before { Ok(()) } else { Err(format!("{:#?}", now.symmetric_difference(before))) }
+        });
+    }
+
     /// Removes everything, stops the daemon, and complains about whatever is left.
     #[track_caller]
     fn finish(&self) {
         self.remove_everything();
-        crate::eventually(20, "the store's tmp and trash are empty", || {
+        // By a thread that comes after everybody else.
+        crate::eventually(40, "the store's tmp and trash are empty", || {
             let left = leaks::unfinished(&self.dir);
             if left.is_empty() { Ok(()) } else { Err(left.join(", ")) }
         });
