@@ -190,7 +190,7 @@ fn a_profile_of_the_nodes_is_enforced_and_one_that_is_not_loaded_is_refused() {
         let mut wanted = container(node, "bad", "true");
         old(&mut wanted, "localhost/strata-e2e-not-there");
         assert_eq!(node.try_create(&pod_id, &config, &wanted).unwrap_err().code(), Code::FailedPrecondition);
-        assert_eq!(node.traces(), before);
+        node.assert_traces(&before);
         node.remove_pod(&pod_id).unwrap();
     });
 }

@@ -1,5 +1,7 @@
 //! Images as files and back, and to registries: with skopeo and umoci at the other end.
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::io::Write as _;
 use std::path::Path;
@@ -106,12 +108,19 @@ fn what_cannot_be_saved_leaves_no_file() {
         let strata = node.strata_plain().get_program().to_string_lossy().into_owned();
         let refused = node.run("script", &["-qec", &format!("{strata} save {image}"), "/dev/null"]).fails();
         assert!(refused.contains("cowardly refusing to save to a terminal"), "{refused}");
-        // A client that is killed leaves no daemon busy and no file under the name.
+        // A client that is killed leaves no daemon busy and no file under the name. The daemon keeps it waiting until then.
+        let daemon = Pid::from_raw(node.pid());
+        kill(daemon, Signal::SIGSTOP).unwrap();
         let mut save = node.strata_plain();
         save.args(["save", "-o", &file, &image]);
         let mut child = node.within(|| save.spawn()).unwrap();
+        eventually(20, "it is about to write", || match leaks::names(Path::new(&dir)).len() {
+            0 => Err("nothing is there".to_owned()),
+            _ => Ok(()),
+        });
         child.kill().unwrap();
         child.wait().unwrap();
+        kill(daemon, Signal::SIGCONT).unwrap();
         assert!(!Path::new(&file).exists());
     });
 }

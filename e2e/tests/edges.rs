@@ -84,13 +84,18 @@ fn a_broken_connection_to_a_shim_costs_no_container() {
                 std::thread::sleep(Duration::from_millis(120));
                 cut += cut_connections(node);
             }
-            // On a slow machine every one of them may have been cut off.
-            strata_e2e::eventually(20, "a container is made", || match count.load(Ordering::SeqCst) {
+            // On a slow machine few of them are there again by then, and every creation may have been cut off.
+            strata_e2e::eventually(30, "connections are made again", || {
+                if cut < 4 {
+                    cut += cut_connections(node);
+                }
+                if cut > 3 { Ok(()) } else { Err(format!("only {cut} were found")) }
+            });
+            strata_e2e::eventually(30, "a container is made", || match count.load(Ordering::SeqCst) {
                 0 => Err("none yet".into()),
                 n => Ok(n),
             });
             over.store(true, Ordering::SeqCst);
-            assert!(cut > 3, "only {cut} connections were found");
             makers.into_iter().flat_map(|maker| maker.join().unwrap()).collect()
         });
         assert!(!made.is_empty());

@@ -3,7 +3,7 @@
 use k8s_cri::v1::{self as cri, ContainerState};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use strata_e2e::node::{Node, container, leaks, pod, test};
+use strata_e2e::node::{Node, cgroups, container, leaks, pod, test};
 use tonic::Code;
 
 #[test]
@@ -121,9 +121,13 @@ fn stopping_a_pod_ends_every_process_of_it() {
         let script = "setsid sleep 12345 & (setsid sleep 12346 &) ; exec sleep 12347";
         let id = node.run_container(&pod_id, &config, &container(node, "tree", script));
         node.exec(&id, "setsid sleep 12348 >/dev/null 2>&1 &");
-        assert!(strata_e2e::node::cgroups::processes(&format!("{}/pods", node.cgroup())).len() >= 4);
+        let processes = || cgroups::processes(&format!("{}/pods", node.cgroup()));
+        strata_e2e::eventually(20, "all of them run", || match processes().len() {
+            4.. => Ok(()),
+            n => Err(n.to_string()),
+        });
         node.stop_pod(&pod_id).unwrap();
-        let left = strata_e2e::node::cgroups::processes(&format!("{}/pods", node.cgroup()));
+        let left = processes();
         assert!(left.is_empty(), "{left:?}");
         assert_eq!(node.status(&id).state(), ContainerState::ContainerExited);
     });
@@ -155,7 +159,7 @@ fn exec_sync() {
             none if none.is_empty() => Ok(()),
             some => Err(some),
         };
-        strata_e2e::eventually(5, "the timed-out tree is gone", left);
+        strata_e2e::eventually(20, "the timed-out tree is gone", left);
         let empty = cri::ExecSyncRequest { container_id: id.clone(), cmd: vec![], timeout: 1 };
         let refused = node.cri(async |mut c| c.exec_sync(empty).await).unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
@@ -193,18 +197,24 @@ fn a_rotated_log_is_opened_anew() {
         let script = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.02; done";
         let id = node.run_container(&pod_id, &config, &container(node, "c", script));
         let path = std::path::PathBuf::from(node.status(&id).log_path);
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        let text = |path| -> String { std::fs::read_to_string(path).unwrap() };
+        let some = || {
+            strata_e2e::eventually(20, "it writes", || match text(&path).lines().count() {
+                6.. => Ok(()),
+                n => Err(format!("{n} lines")),
+            });
+        };
+        some();
         let old = path.with_extension("old");
         std::fs::rename(&path, &old).unwrap();
         let request = cri::ReopenContainerLogRequest { container_id: id.clone() };
         node.cri(async |mut c| c.reopen_container_log(request).await).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        some();
         node.stop_container(&id, 0).unwrap();
-        let text = |path| -> String { std::fs::read_to_string(path).unwrap() };
         let all = text(&old) + &text(&path);
         let numbers: Vec<usize> =
             all.lines().map(|line| line.rsplit(' ').next().unwrap().parse().unwrap()).collect();
-        assert!(numbers.len() > 10 && !text(&path).is_empty(), "{all}");
+        assert!(numbers.len() > 10, "{all}");
         assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>());
     });
 }

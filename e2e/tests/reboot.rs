@@ -26,6 +26,10 @@ fn what_ran_has_ended_and_what_had_not_started_is_gone() {
             "echo x > /x; sleep 1000",
         ])
         .ok();
+        strata_e2e::eventually(20, "it has written", || match node.strata(&["exec", "mine", "cat", "/x"]) {
+            written if written.stdout == "x\n" => Ok(()),
+            other => Err(other.to_string()),
+        });
         node.reboot();
 
         let status = node.wait_exit(&running);

@@ -124,6 +124,10 @@ fn a_container_whose_record_says_nothing_is_ended_and_what_it_wrote_is_kept() {
                 let marker = format!("sleep 77700{n}");
                 let script = format!("echo {name} > /wrote; exec {marker}");
                 let id = node.run_container(&pod_id, &config, &container(node, name, &script));
+                eventually(20, "it has written", || match node.exec(&id, "cat /wrote 2>&1 || true") {
+                    wrote if wrote == format!("{name}\n") => Ok(()),
+                    other => Err(other),
+                });
                 (id, marker, *damage, *name)
             })
             .collect();

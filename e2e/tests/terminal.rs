@@ -23,13 +23,12 @@ fn a_shell_session() {
         let said = shell.expect("24 80");
         assert!(said.contains("sandbox") && said.contains("/dev/"), "{said}");
         shell.resize(40, 120).unwrap();
-        std::thread::sleep(std::time::Duration::from_millis(300));
-        shell.send("stty size\n");
-        shell.expect("40 120");
-        shell.send("sleep 1000\n");
-        shell.expect("sleep 1000");
-        std::thread::sleep(std::time::Duration::from_millis(200));
-        // ^C is for the program inside, not for strata.
+        // The program is told of its new size.
+        shell.send("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.05; done; echo resi''zed\n");
+        shell.expect("resized");
+        // ^C is for the program inside, not for strata; it has the terminal when it says so.
+        shell.send("sh -c 'echo star\"\"ted; exec sleep 1000'\n");
+        shell.expect("started");
         shell.send("\x03");
         shell.expect("# ");
         shell.send("echo made > made; rm old; echo 'more' >> readme\n");

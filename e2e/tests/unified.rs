@@ -73,7 +73,7 @@ fn what_the_kubelet_sets_by_name_is_set_and_changed() {
         let wrong = limited(node, "wrong", "exit", unified(&[("io.weigth", "1")]));
         let refused = node.try_create(&pod_id, &config, &wrong).unwrap_err();
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
-        assert_eq!(node.traces(), before);
+        node.assert_traces(&before);
     });
 }
 

@@ -56,7 +56,7 @@ fn no_address_is_lost_whoever_dies_during_add() {
         // One that hangs is killed.
         let refused =
             net.at("host-local.ADD.before", || node.try_run_pod(&pod(node, "hangs")), |_| {}).unwrap_err();
-        assert!(refused.message().contains("no answer for 5 s"), "{refused}");
+        assert!(refused.message().contains("no answer for 10 s"), "{refused}");
         net.switch("hold.host-local.ADD.before", false);
         net.given_back("hangs");
         let id = node.run_pod(&busy_pod(node, "after", 8083));

@@ -82,7 +82,7 @@ pub(super) fn with_network(cri: &str, tables: &str, f: impl FnOnce(&Net<'_>)) {
         net.install("newest", NEWEST);
         let config = std::fs::read_to_string(node.dir("config.toml")).unwrap();
         let cni = format!(
-            "cri = \"{cri}\"\ncni_conf_dir = {:?}\ncni_bin_dirs = [{:?}, \"{PLUGINS}\"]\ncni_timeout = 5\ncni_conf_template = {:?}\n",
+            "cri = \"{cri}\"\ncni_conf_dir = {:?}\ncni_bin_dirs = [{:?}, \"{PLUGINS}\"]\ncni_timeout = 10\ncni_conf_template = {:?}\n",
             net.conf,
             net.bin,
             node.dir("cni/template")

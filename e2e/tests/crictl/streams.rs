@@ -32,6 +32,12 @@ fn fed(node: &Node, args: &[&str], input: &str) -> strata_e2e::command::Output {
     finished(format!("crictl {args:?}"), &child.wait_with_output().unwrap())
 }
 
+/// Waits in a shell until its terminal has this size, of which it is told beside what is typed.
+fn sized(shell: &mut Session, size: &str) {
+    shell.send(&format!("while [ \"$(stty size)\" != '{size}' ]; do sleep 0.05; done; echo si''zed\r"));
+    shell.expect("sized");
+}
+
 #[test]
 fn exec_with_and_without_a_terminal() {
     test(|node| {
@@ -50,13 +56,12 @@ fn exec_with_and_without_a_terminal() {
             let shell = plain(node, &["exec", "-r", transport, "-it", &id, "sh"]);
             let mut session = node.within(|| Session::start(&shell)).unwrap();
             session.expect("#");
-            session.send("echo typed $((20 + 22)); tty; stty size\r");
+            session.send("echo typed $((20 + 22)); tty\r");
             session.expect("typed 42");
             session.expect("/dev/pts/");
-            session.expect("24 80");
+            sized(&mut session, "24 80");
             session.resize(30, 100).unwrap();
-            session.send("sleep 0.3; stty size\r");
-            session.expect("30 100");
+            sized(&mut session, "30 100");
             session.send("exit 7\r");
             assert!(!session.wait().success(), "{transport}: {}", session.output());
         }
@@ -108,7 +113,7 @@ fn a_port_of_a_pod_is_a_port_of_ones_own() {
             let mut child = node.within(|| command.stdout(Stdio::null()).spawn()).unwrap();
             let fetch = || -> std::io::Result<String> {
                 let mut stream = std::net::TcpStream::connect(("127.0.0.1", port))?;
-                stream.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+                stream.set_read_timeout(Some(strata_e2e::patience(30)))?;
                 stream.write_all(b"GET /index.html HTTP/1.0\r\n\r\n")?;
                 let mut answer = String::new();
                 stream.read_to_string(&mut answer)?;

@@ -77,9 +77,16 @@ fn metrics_have_names_that_are_described() {
 }
 
 fn events(node: &Node, args: &[&str]) -> String {
+    strata_e2e::eventually(20, "nobody follows yet", || match node.followers() {
+        0 => Ok(()),
+        n => Err(format!("{n} followers")),
+    });
     let life = || {
         // Events are of what happens after somebody listens.
-        std::thread::sleep(std::time::Duration::from_millis(500));
+        strata_e2e::eventually(20, "crictl follows", || match node.followers() {
+            1 => Ok(()),
+            n => Err(format!("{n} followers")),
+        });
         running(node, "live", "exec sleep 1000");
         node.crictl(&["rmp", "-fa"]).ok();
     };

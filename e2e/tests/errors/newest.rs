@@ -85,23 +85,13 @@ pub(crate) fn without_input<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fine("GetContainerEvents", "a client that leaves", || {
             let request = cri::GetEventsRequest {};
             drop(node.cri(async |mut c| c.get_container_events(request).await)?);
-            strata_e2e::eventually(10, "nobody follows any more", || match followers(scene) {
+            strata_e2e::eventually(10, "nobody follows any more", || match node.followers() {
                 0 => Ok(()),
                 n => Err(format!("{n} followers")),
             });
             Ok(())
         }),
     ]
-}
-
-/// How many follow the events, as stratad tells it.
-fn followers(scene: &Scene<'_>) -> u64 {
-    let request = cri::StatusRequest { verbose: true };
-    let answer = scene.node.cri(async |mut c| c.status(request).await).unwrap();
-    let told = answer.info.values().find_map(|text| {
-        serde_json::from_str::<serde_json::Value>(text).ok()?.get("eventFollowers")?.as_u64()
-    });
-    told.unwrap_or_else(|| panic!("{:?}", answer.info))
 }
 
 /// On the built-in network, with a pod that has one of its addresses.

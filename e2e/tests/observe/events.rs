@@ -142,13 +142,13 @@ fn crictl_shows_events() {
         let mut command = node.crictl_command();
         let mut crictl = command.arg("events").stdout(file).spawn().unwrap();
         let text = || std::fs::read_to_string(&out).unwrap();
-        // crictl does not say when it follows: pods are made until one is told.
-        let pods = std::cell::Cell::new(0);
-        strata_e2e::eventually(30, "an event is shown", || {
-            pods.set(pods.get() + 1);
-            let id = node.run_pod(&pod(node, &format!("p{}", pods.get())));
-            std::thread::sleep(Duration::from_millis(200));
-            node.remove_pod(&id).map_err(|e| e.to_string())?;
+        strata_e2e::eventually(30, "crictl follows", || match node.followers() {
+            1 => Ok(()),
+            n => Err(format!("{n} followers")),
+        });
+        let id = node.run_pod(&pod(node, "shown"));
+        node.remove_pod(&id).unwrap();
+        strata_e2e::eventually(30, "its events are shown", || {
             let all = ["CREATED", "STARTED", "STOPPED", "DELETED"];
             let shown = all.iter().all(|kind| text().contains(&format!("CONTAINER_{kind}_EVENT")));
             if shown { Ok(()) } else { Err(text()) }

@@ -71,6 +71,12 @@ fn what_cadvisor_would_tell() {
     test(|node| {
         let (_, pod_id, id) = limited(node, "seen", "exec sleep 1000");
         node.exec(&id, "mkdir -p /var/lib/t && for i in 1 2 3; do echo hi > /var/lib/t/$i; done; sync");
+        // What is asked for earlier waits no longer than a moment for this.
+        strata_e2e::eventually(30, "the writable layer is measured", || {
+            let request = cri::ContainerStatsRequest { container_id: id.clone() };
+            let stats = node.cri(async |mut c| c.container_stats(request).await).unwrap().stats.unwrap();
+            stats.writable_layer.map(drop).ok_or_else(|| "not yet".to_owned())
+        });
         let descriptors = node
             .cri(async |mut c| c.list_metric_descriptors(cri::ListMetricDescriptorsRequest {}).await)
             .unwrap();

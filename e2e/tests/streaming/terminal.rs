@@ -9,6 +9,12 @@ fn session(node: &Node, args: &[&str]) -> Session {
     node.netns().run(|| Session::start(&command)).unwrap()
 }
 
+/// Waits in a shell until its terminal has this size: a client says it on a channel of its own, which what is typed may overtake.
+fn sized(shell: &mut Session, size: &str) {
+    shell.send(&format!("while [ \"$(stty size)\" != '{size}' ]; do sleep 0.05; done; echo si''zed\n"));
+    shell.expect("sized");
+}
+
 #[test]
 fn a_terminal_over_both_transports() {
     test(|node| {
@@ -16,17 +22,15 @@ fn a_terminal_over_both_transports() {
         for transport in TRANSPORTS {
             let mut shell = session(node, &["exec", "-r", transport, "-it", &id, "sh"]);
             shell.expect("# ");
-            shell.send("tty; echo $TERM; stty size\n");
+            shell.send("tty; echo $TERM\n");
             shell.expect("/dev/pts/");
             shell.expect("xterm");
-            shell.expect("24 80");
+            sized(&mut shell, "24 80");
             shell.resize(40, 120).unwrap();
-            // The program is told of its new size.
-            shell.send("while [ \"$(stty size)\" != '40 120' ]; do sleep 0.05; done; echo resi''zed\n");
-            shell.expect("resized");
-            shell.send("sleep 1000\n");
-            shell.expect("sleep 1000");
-            std::thread::sleep(std::time::Duration::from_millis(200));
+            sized(&mut shell, "40 120");
+            // It has the terminal when it says so.
+            shell.send("sh -c 'echo star\"\"ted; exec sleep 1000'\n");
+            shell.expect("started");
             shell.send("\x03");
             shell.expect("# ");
             shell.send("exit 9\n");
@@ -120,9 +124,7 @@ fn attaching_over_both_transports() {
         let id = node.run_container(&pod_id, &pod, &config);
         for transport in TRANSPORTS {
             let mut shell = session(node, &["attach", "-it", "-r", transport, &id]);
-            shell.send("stty size; echo at''tached\n");
-            shell.expect("24 80");
-            shell.expect("attached");
+            sized(&mut shell, "24 80");
             if transport == "websocket" {
                 shell.send("exit\n");
                 assert!(shell.wait().success(), "{}", shell.output());
