@@ -23,6 +23,7 @@ mod notify;
 mod pod;
 mod recover;
 mod registry;
+mod regular;
 mod request;
 mod server;
 mod shim;

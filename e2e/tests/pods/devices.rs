@@ -61,6 +61,26 @@ fn devices_bring_nodes_mounts_variables_and_groups() {
     });
 }
 
+/// What a FIFO of that name would say, nobody may ever write.
+#[test]
+fn a_file_that_is_none_holds_no_container_up() {
+    test(|node| {
+        install(node);
+        std::fs::create_dir(node.dir("cdi/directory.yaml")).unwrap();
+        let made = std::process::Command::new("mkfifo").arg(node.dir("cdi/pipe.json")).status().unwrap();
+        assert!(made.success());
+        let (pod_id, id) = sleeper(node, "gpu", |_, config| {
+            config.cdi_devices = vec![device("vendor.example/gpu=0")];
+        });
+        assert_eq!(node.exec(&id, "cat /vendor/libvendor"), "library\n");
+        let (code, message) = refused(node, &pod_id, "other", |config| {
+            config.cdi_devices = vec![device("vendor.example/gpu=9")];
+        });
+        assert_eq!(code, Code::InvalidArgument);
+        assert!(message.contains("pipe.json: it is no regular file"), "{message}");
+    });
+}
+
 #[test]
 fn devices_that_cannot_be_had_are_named() {
     test(|node| {

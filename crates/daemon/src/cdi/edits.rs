@@ -90,7 +90,14 @@ fn node(wanted: &Node, user: &User) -> Result<plan::Device> {
         (Some(kind), Some(found)) if kind != found.kind => {
             Err(missing(&format!("it is of type {}, not {kind}", found.kind)))
         }
-        (_, Some(found)) => Ok(plan::Device { mode: mode.unwrap_or(found.mode), uid, gid, ..found }),
+        (_, Some(found)) => {
+            let (major, minor) = match wanted.major {
+                0 => (found.major, found.minor),
+                major => (number(major), number(wanted.minor)),
+            };
+            let mode = mode.unwrap_or(found.mode);
+            Ok(plan::Device { path: wanted.path.clone(), kind: found.kind, major, minor, mode, uid, gid })
+        }
         (_, None) => Err(missing(&"it is not a device")),
     }
 }
@@ -151,7 +158,7 @@ mod tests {
 
     fn applied(edits: &str) -> Result<Changes> {
         let text = format!(
-            r#"{{"cdiVersion":"1.0.0","kind":"v.example/x","devices":[{{"name":"1","containerEdits":{edits}}}]}}"#
+            r#"{{"cdiVersion":"1.1.0","kind":"v.example/x","devices":[{{"name":"1","containerEdits":{edits}}}]}}"#
         );
         let spec = Spec::parse(&text, true).unwrap();
         let user = User { uid: 7, gid: 8, ..User::default() };
@@ -166,7 +173,8 @@ mod tests {
                 {"path": "/dev/vendor0", "hostPath": "/dev/null", "permissions": "rw"},
                 {"path": "/dev/made", "type": "b", "major": 7, "minor": 300, "fileMode": 384, "uid": 1, "gid": 2},
                 {"path": "/dev/pipe", "type": "p"},
-                {"path": "/dev/zero", "permissions": "none"}
+                {"path": "/dev/zero", "permissions": "none"},
+                {"path": "/dev/numbered", "hostPath": "/dev/null", "major": 1, "minor": 5}
             ], "additionalGids": [44, 0]}"#,
         )
         .unwrap();
@@ -181,7 +189,7 @@ mod tests {
         );
         assert_eq!(injected.nodes[2].kind, 'p');
         let rules: Vec<String> = injected.rules.iter().map(ToString::to_string).collect();
-        assert_eq!(rules, ["c 1:3 rw", "b 7:300 rwm"]);
+        assert_eq!(rules, ["c 1:3 rw", "b 7:300 rwm", "c 1:5 rwm"]);
         assert_eq!(changes.groups, [44]);
     }
 

@@ -71,6 +71,11 @@ impl Files {
         files
     }
 
+    /// What is wrong with files that were passed over.
+    pub(super) fn unreadable(&self) -> &[String] {
+        &self.unreadable
+    }
+
     /// The edits that devices need, in order: those of a file once, before those of its first device.
     ///
     /// # Errors
@@ -163,6 +168,27 @@ mod tests {
         assert!(error.contains("b.json") && error.contains("c.json"), "{error}");
         let error = envs(&files, &["v.example/x=three"]).unwrap_err().to_string();
         assert!(error.contains("v.example/x=three") && error.contains("d.yaml"), "{error}");
+    }
+
+    #[test]
+    fn what_is_no_small_regular_file_is_named_and_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::fs::write(at("good.json"), spec("v.example/x", "one", "1")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe.json"), rustix::fs::Mode::RUSR).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(at("socket.yaml")).unwrap();
+        std::fs::create_dir(at("directory.json")).unwrap();
+        std::os::unix::fs::symlink("/dev/zero", at("endless.json")).unwrap();
+        std::os::unix::fs::symlink("nowhere", at("dangling.yaml")).unwrap();
+        std::fs::File::create(at("huge.json")).unwrap().set_len(5 << 20).unwrap();
+        let files = Files::read(&[dir.path().to_owned()]);
+        assert_eq!(envs(&files, &["v.example/x=one"]).unwrap(), ["ALL=1", "D=1"]);
+        let error = envs(&files, &["v.example/x=two"]).unwrap_err().to_string();
+        for name in
+            ["pipe.json", "socket.yaml", "directory.json", "endless.json", "dangling.yaml", "huge.json"]
+        {
+            assert!(error.contains(name), "{name}: {error}");
+        }
     }
 
     #[test]

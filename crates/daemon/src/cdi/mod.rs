@@ -42,7 +42,8 @@ pub(crate) struct Changes {
     pub(crate) injected: Injected,
 }
 
-/// What the CDI devices that a container asks for change in it. `user` owns device nodes whose owner nobody says.
+/// What the CDI devices that a container asks for change in it. `user` owns device nodes whose owner nobody says; `warn` is told
+/// of files that cannot be used.
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a device that is not known or whose parts are missing,
@@ -51,6 +52,7 @@ pub(crate) fn changes(
     config: &cri::ContainerConfig,
     directories: &[PathBuf],
     user: &User,
+    warn: impl Fn(&str),
 ) -> Result<Changes> {
     let names = find::names(config)?;
     if names.is_empty() {
@@ -61,6 +63,10 @@ pub(crate) fn changes(
     for edits in files.edits(&names)? {
         edits::apply(edits, user, &mut changes)
             .map_err(|e| e.context(format!("CDI device {}", names.join(", "))))?;
+    }
+    // An error would have named them.
+    for file in files.unreadable() {
+        warn(&format!("CDI specification {file}; the devices in it are not known"));
     }
     Ok(changes)
 }

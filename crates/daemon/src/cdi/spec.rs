@@ -1,5 +1,6 @@
-//! A CDI specification's file (CNCF TAG, container-device-interface, SPEC.md), versions 0.1 to 1.1.
+//! A CDI specification's file (CNCF TAG, container-device-interface, SPEC.md), versions 0.1.0 to 1.1.0.
 
+use crate::regular;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -14,8 +15,8 @@ pub(super) struct Spec {
     cdi_version: String,
     /// `vendor/class`.
     pub(super) kind: String,
-    #[serde(default, deserialize_with = "nullable", rename = "annotations")]
-    _annotations: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    annotations: BTreeMap<String, String>,
     pub(super) devices: Vec<Device>,
     /// What goes with each of its devices.
     #[serde(default, deserialize_with = "nullable")]
@@ -27,8 +28,8 @@ pub(super) struct Spec {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Device {
     pub(super) name: String,
-    #[serde(default, deserialize_with = "nullable", rename = "annotations")]
-    _annotations: BTreeMap<String, String>,
+    #[serde(default, deserialize_with = "nullable")]
+    annotations: BTreeMap<String, String>,
     #[serde(default, deserialize_with = "nullable")]
     pub(super) container_edits: Edits,
 }
@@ -102,11 +103,7 @@ impl Spec {
     /// # Errors
     /// What is wrong with it.
     pub(super) fn read(path: &Path) -> Result<Self, String> {
-        let size = std::fs::metadata(path).map_err(|e| e.to_string())?.len();
-        if size > MAX_SIZE {
-            return Err(format!("it has {size} bytes, more than {MAX_SIZE}"));
-        }
-        let text = std::fs::read_to_string(path).map_err(|e| e.to_string())?;
+        let text = regular::read_text(path, MAX_SIZE).map_err(|e| e.to_string())?;
         Self::parse(&text, path.extension().is_some_and(|e| e == "json"))
     }
 
@@ -122,7 +119,7 @@ impl Spec {
     }
 
     fn check(&self) -> Result<(), String> {
-        check_version(&self.cdi_version)?;
+        let version = version_of(&self.cdi_version)?;
         check_kind(&self.kind)?;
         if self.devices.is_empty() {
             return Err("it has no devices".into());
@@ -137,7 +134,38 @@ impl Spec {
             }
             device.container_edits.check().map_err(|e| format!("device {}: {e}", device.name))?;
         }
-        Ok(())
+        match self.needs() {
+            (needed, what) if needed > version => Err(format!(
+                "its cdiVersion is {:?}, and {what} came with {}.{}.0",
+                self.cdi_version, needed.0, needed.1
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    /// The least version that has all that is used, and for what: a file that says an older one is refused (SPEC.md, "Released
+    /// versions"), since readers of that version would do without.
+    fn needs(&self) -> (Version, &'static str) {
+        let all = || self.devices.iter().map(|d| &d.container_edits).chain([&self.container_edits]);
+        let rdt = |key: &str| all().filter_map(|e| e.intel_rdt.as_ref()).any(|r| r.get(key).is_some());
+        let annotated =
+            !self.annotations.is_empty() || self.devices.iter().any(|d| !d.annotations.is_empty());
+        let dotted = self.kind.split_once('/').is_some_and(|(_, class)| class.contains('.'));
+        let digits = self.devices.iter().any(|d| d.name.starts_with(|c: char| c.is_ascii_digit()));
+        [
+            ((1, 1), "netDevices", all().any(|e| !e.net_devices.is_empty())),
+            ((1, 1), "intelRdt's schemata", rdt("schemata") || rdt("enableMonitoring")),
+            ((0, 7), "intelRdt", all().any(|e| e.intel_rdt.is_some())),
+            ((0, 7), "additionalGids", all().any(|e| !e.additional_gids.is_empty())),
+            ((0, 6), "annotations", annotated),
+            ((0, 6), "a dot in the class", dotted),
+            ((0, 5), "a device's name that begins with a digit", digits),
+            ((0, 5), "hostPath", all().flat_map(|e| &e.device_nodes).any(|n| !n.host_path.is_empty())),
+            ((0, 4), "a mount's type", all().flat_map(|e| &e.mounts).any(|m| !m.r#type.is_empty())),
+        ]
+        .into_iter()
+        .find_map(|(version, what, used)| used.then_some((version, what)))
+        .unwrap_or_default()
     }
 }
 
@@ -172,13 +200,17 @@ impl Edits {
     }
 }
 
-/// Semantic versions of the specification; what a later one adds is found as an unknown field.
-fn check_version(version: &str) -> Result<(), String> {
-    let mut parts = version.trim_start_matches('v').split('.');
-    let mut next = || parts.next().and_then(|p| p.parse::<u32>().ok());
-    match (next(), next(), next()) {
-        (Some(0 | 1), Some(_), Some(_)) => Ok(()),
-        _ => Err(format!("CDI version {version:?} is not known: 0.1.0 to 1.1.0 are")),
+/// A version of the specification: major, minor. Its patches change no file.
+type Version = (u32, u32);
+
+/// Those that have been released.
+fn version_of(text: &str) -> Result<Version, String> {
+    let parts: Option<Vec<u32>> =
+        text.strip_prefix('v').unwrap_or(text).split('.').map(|part| part.parse().ok()).collect();
+    match parts.as_deref() {
+        Some([0, minor @ 1..=8, _]) => Ok((0, *minor)),
+        Some([1, minor @ 0..=1, _]) => Ok((1, *minor)),
+        _ => Err(format!("CDI version {text:?} is not known: 0.1.0 to 0.8.0, 1.0.0 and 1.1.0 are")),
     }
 }
 
@@ -203,7 +235,7 @@ mod tests {
     use super::*;
 
     const JSON: &str = r#"{
-        "cdiVersion": "0.6.0", "kind": "vendor.example/gpu", "annotations": {"a": "b"},
+        "cdiVersion": "0.7.0", "kind": "vendor.example/gpu", "annotations": {"a": "b"},
         "devices": [
             {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "permissions": "rw"}]}},
             {"name": "all", "containerEdits": {"env": ["GPU=all"], "additionalGids": [44]}}
@@ -230,8 +262,13 @@ mod tests {
     #[test]
     fn what_is_wrong_is_named() {
         for (from, to, wrong) in [
-            ("0.6.0", "2.0.0", "2.0.0"),
-            ("0.6.0", "new", "new"),
+            ("0.7.0", "2.0.0", "2.0.0"),
+            ("0.7.0", "new", "new"),
+            ("0.7.0", "1.2.0", "1.2.0"),
+            ("0.7.0", "0.9.0", "0.9.0"),
+            ("0.7.0", "0.7", "0.7"),
+            ("0.7.0", "0.7.0.1", "0.7.0.1"),
+            ("0.7.0", "vv0.7.0", "vv0.7.0"),
             ("vendor.example/gpu", "gpu", "vendor/class"),
             ("vendor.example/gpu", "vendor/gpu/x", "vendor/class"),
             ("\"all\"", "\"0\"", "twice"),
@@ -243,6 +280,7 @@ mod tests {
             ("\"/x\"", "\"x\"", "mount"),
             ("additionalGids", "moreGids", "moreGids"),
             ("[44]", "[-1]", "-1"),
+            ("0.7.0", "0.6.0", "additionalGids came with 0.7.0"),
         ] {
             let error = Spec::parse(&JSON.replacen(from, to, 1), true).unwrap_err();
             assert!(error.contains(wrong), "{to}: {error}");

@@ -38,7 +38,8 @@ impl Node {
             self.users.of_image(image.id.as_str(), || databases(self.store.image_view(image)?.root()))?;
         let user = resolve_user(&context, &extras, &defaults, &known)?;
         let mut process = process_record(pod, &config, &extras, &defaults, &user)?;
-        let devices = cdi::changes(&config, &self.config.runtime.cdi_spec_dirs, &user)?;
+        let directories = &self.config.runtime.cdi_spec_dirs;
+        let devices = cdi::changes(&config, directories, &user, |text| self.warn_once(text))?;
         devices.env.into_iter().for_each(|line| command::put(&mut process.env, line));
         let more: Vec<u32> = devices.groups.into_iter().filter(|g| !process.groups.contains(g)).collect();
         process.groups.extend(more);

@@ -1,6 +1,7 @@
 //! seccomp: which profile, compiled once for each set of capabilities.
 
 use crate::error::{Error, Result};
+use crate::regular;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -111,11 +112,7 @@ fn read(path: &Path) -> Result<Vec<u8>> {
     let fail = |e: &dyn std::fmt::Display| {
         Error::invalid(format!("seccomp profile {}: {e}; put the file on this node", path.display()))
     };
-    let size = std::fs::metadata(path).map_err(|e| fail(&e))?.len();
-    if size > MAX_PROFILE {
-        return Err(fail(&"it is too large"));
-    }
-    std::fs::read(path).map_err(|e| fail(&e))
+    regular::read(path, MAX_PROFILE).map_err(|e| fail(&e))
 }
 
 /// The running kernel's major and minor version.

@@ -1,6 +1,7 @@
 //! Network lists: which one counts, and what it says (CNI specification 1.1, section 1).
 
 use crate::error::{Error, Result};
+use crate::regular;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -8,7 +9,7 @@ use std::path::{Path, PathBuf};
 /// The newest version of the specification that this understands.
 const NEWEST: Version = Version(1, 1, 0);
 /// How large a file may be, in bytes.
-const MAX_SIZE: u64 = 2 << 20;
+pub(super) const MAX_SIZE: u64 = 2 << 20;
 
 /// A version of the specification.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,11 +134,7 @@ fn read(file: &Path) -> Result<List> {
 }
 
 fn json(file: &Path) -> Result<Value> {
-    let size = std::fs::metadata(file).map_err(|e| Error::precondition(e.to_string()))?.len();
-    if size > MAX_SIZE {
-        return Err(Error::precondition(format!("it has {size} bytes; at most {MAX_SIZE} are read")));
-    }
-    let bytes = std::fs::read(file).map_err(|e| Error::precondition(e.to_string()))?;
+    let bytes = regular::read(file, MAX_SIZE).map_err(|e| Error::precondition(e.to_string()))?;
     serde_json::from_slice(&bytes).map_err(|e| Error::precondition(format!("it is no JSON: {e}")))
 }
 

@@ -6,6 +6,7 @@ use super::list::{self, List, Version, type_of};
 use super::{Cni, Journal, PREV_RESULT, template, with_network};
 use crate::error::{Error, Result};
 use crate::net::{Held, PodCidrs};
+use crate::regular;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -171,7 +172,8 @@ pub(super) fn write_list(template: &Path, dir: &Path, cidrs: &PodCidrs) -> Resul
         return Ok(());
     }
     let what = |e: Error| e.context(format!("cni_conf_template {}", template.display()));
-    let text = std::fs::read_to_string(template).map_err(|e| what(Error::precondition(e.to_string())))?;
+    let text =
+        regular::read_text(template, list::MAX_SIZE).map_err(|e| what(Error::precondition(e.to_string())))?;
     let text = template::render(&text, cidrs).map_err(what)?;
     if let Err(e) = serde_json::from_str::<serde::de::IgnoredAny>(&text) {
         return Err(what(Error::precondition(format!("filled in, it is no JSON: {e}"))));
