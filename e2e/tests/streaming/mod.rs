@@ -157,7 +157,12 @@ fn tokens_and_protocols() {
         assert_eq!((said.text(1).as_str(), said.closed), ("once\n", Some(1000)));
         assert_eq!(said.text(3), json!({ "metadata": {}, "status": "Success" }).to_string());
         let status = |url: &str, protocol| raw::upgrade(node, url, protocol).0;
-        assert_eq!(status(&url, "v4.channel.k8s.io"), 404, "a token is good once");
+        let (refused, mut rest) = raw::upgrade(node, &url, "v4.channel.k8s.io");
+        assert_eq!(refused, 404, "a token is good once");
+        // And whoever has none gets one try: the connection ends.
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut rest, &mut text).unwrap();
+        assert!(text.contains("a URL is good once"), "{text}");
         let url = script_url(node, &id, "echo never");
         let (base, token) = url.rsplit_once('/').unwrap();
         let forged: String = token.chars().map(|c| if c == '0' { '1' } else { '0' }).collect();

@@ -16,7 +16,10 @@ pub(super) const BACKLOG: usize = 1 << 20;
 /// The longest piece that is handed on at once, in bytes.
 pub(super) const PIECE: usize = 32 << 10;
 
-/// How many streams a client may have open at once.
+/// What a piece takes up beside its bytes, in bytes: a client that sends them one by one must not fill the memory with the rest.
+const OVERHEAD: usize = 128;
+
+/// How many streams a client may have at once: open ones, and those that somebody here still works for.
 const MAX_STREAMS: usize = 4096;
 
 /// How many packets wait for the client to read.
@@ -59,12 +62,21 @@ pub(super) struct Gone;
 pub(super) struct Outgoing {
     stream: u32,
     packets: mpsc::Sender<Packet>,
+    _place: Option<Place>,
 }
+
+/// A stream's place among those that its client may have; free once both of its directions have been dropped.
+type Place = Arc<OwnedSemaphorePermit>;
 
 impl Outgoing {
     /// A stream of this number.
     pub(super) fn new(stream: u32, packets: mpsc::Sender<Packet>) -> Self {
-        Self { stream, packets }
+        Self { stream, packets, _place: None }
+    }
+
+    /// The other direction of a stream that the client has opened.
+    pub(super) fn of(stream: u32, packets: mpsc::Sender<Packet>, incoming: &Incoming) -> Self {
+        Self { stream, packets, _place: Some(incoming.place.clone()) }
     }
 
     /// Sends, as fast as the client reads.
@@ -122,6 +134,7 @@ pub(super) enum Received {
 pub(super) struct Incoming {
     pieces: mpsc::UnboundedReceiver<Piece>,
     ended: bool,
+    place: Place,
 }
 
 impl Incoming {
@@ -146,12 +159,14 @@ impl Incoming {
 pub(super) struct Demux {
     streams: HashMap<u32, mpsc::UnboundedSender<Piece>>,
     room: Arc<Semaphore>,
+    places: Arc<Semaphore>,
 }
 
 impl Demux {
     /// Without streams yet.
     pub(super) fn new() -> Self {
-        Self { streams: HashMap::new(), room: Arc::new(Semaphore::new(BACKLOG)) }
+        let semaphore = |permits| Arc::new(Semaphore::new(permits));
+        Self { streams: HashMap::new(), room: semaphore(BACKLOG), places: semaphore(MAX_STREAMS) }
     }
 
     /// Opens a stream; `None` if there is one of this number, or the client has too many. Numbers need not go up: spdystream
@@ -163,9 +178,10 @@ impl Demux {
         if self.streams.len() >= MAX_STREAMS || self.streams.contains_key(&stream) {
             return None;
         }
+        let place = Arc::new(Arc::clone(&self.places).try_acquire_owned().ok()?);
         let (to, pieces) = mpsc::unbounded_channel();
         self.streams.insert(stream, to);
-        Some(Incoming { pieces, ended: false })
+        Some(Incoming { pieces, ended: false, place })
     }
 
     /// Delivers bytes; waits while too much lies undelivered. What nobody wants is dropped.
@@ -173,14 +189,15 @@ impl Demux {
         let Some(to) = self.streams.get(&stream) else { return };
         while bytes.has_remaining() && !to.is_closed() {
             let piece = bytes.split_to(bytes.len().min(PIECE));
-            let permits = u32::try_from(piece.len()).unwrap_or(u32::MAX);
+            let permits = u32::try_from(piece.len() + OVERHEAD).unwrap_or(u32::MAX);
             let room = tokio::select! {
                 room = Arc::clone(&self.room).acquire_many_owned(permits) => room,
                 () = to.closed() => return,
             };
-            // The semaphore is never closed; a receiver that goes away drops what it had.
+            // The semaphore is never closed; a receiver that goes away drops what it had. Copied, or a byte could keep a whole
+            // buffer of the connection's.
             if let Ok(room) = room {
-                let _ = to.send(Piece::Data(piece, room));
+                let _ = to.send(Piece::Data(Bytes::copy_from_slice(&piece), room));
             }
         }
     }
@@ -223,7 +240,7 @@ mod tests {
     async fn what_nobody_takes_stops_the_reader_until_it_is_taken_or_dropped() {
         let mut demux = Demux::new();
         let (mut slow, other) = (demux.open(1).unwrap(), demux.open(3).unwrap());
-        demux.deliver(1, Bytes::from(vec![7; BACKLOG])).await;
+        demux.deliver(1, Bytes::from(vec![7; BACKLOG - BACKLOG / PIECE * OVERHEAD])).await;
         assert!(demux.deliver(3, Bytes::from_static(b"x")).now_or_never().is_none(), "over the bound");
         assert!(matches!(slow.next().await, Received::Data(_)));
         demux.deliver(3, Bytes::from_static(b"x")).await;
@@ -240,5 +257,33 @@ mod tests {
         assert!(demux.open(5000).is_none());
         open.truncate(100);
         assert!(demux.open(5000).is_some());
+    }
+
+    #[tokio::test]
+    async fn streams_that_the_client_has_ended_count_while_they_are_worked_for() {
+        let mut demux = Demux::new();
+        let (packets, _to_send) = mpsc::channel(1);
+        let mut kept = Vec::new();
+        for n in 0..4096 {
+            let incoming = demux.open(n).unwrap();
+            kept.push(Outgoing::of(n, packets.clone(), &incoming));
+            demux.end(n);
+        }
+        assert!(demux.open(5000).is_none());
+        kept.pop();
+        assert!(demux.open(5000).is_some());
+    }
+
+    #[tokio::test]
+    async fn single_bytes_do_not_fill_the_memory() {
+        let mut demux = Demux::new();
+        let mut slow = demux.open(1).unwrap();
+        let buffer = Bytes::from(vec![7; PIECE]);
+        for _ in 0..BACKLOG / (1 + OVERHEAD) {
+            demux.deliver(1, buffer.slice(..1)).await;
+        }
+        assert!(demux.deliver(1, Bytes::from(vec![7; OVERHEAD])).now_or_never().is_none(), "over the bound");
+        assert!(buffer.is_unique(), "what waits keeps the connection's buffer");
+        assert!(matches!(slow.next().await, Received::Data(_)));
     }
 }

@@ -28,6 +28,9 @@ pub(crate) const MAX_PORTS: usize = 64;
 /// How long a port may take to answer.
 const CONNECT_WITHIN: Duration = Duration::from_secs(30);
 
+/// The longest name of a request. Clients number them.
+const MAX_REQUEST: usize = 64;
+
 /// How often streams that wait for their other half are looked at.
 const TICK: Duration = Duration::from_secs(5);
 
@@ -38,6 +41,10 @@ struct Waiting(HashMap<String, (Instant, Opened)>);
 impl Waiting {
     /// Takes a stream; port, data and error stream of a request whose other one is there.
     async fn pair(&mut self, opened: Opened) -> Option<(u16, Opened, Opened)> {
+        if value(&opened.headers, "requestid").len() > MAX_REQUEST {
+            let _ = opened.outgoing.reset().await;
+            return None;
+        }
         let kind = value(&opened.headers, "streamtype").to_owned();
         let port = value(&opened.headers, "port").parse::<u16>().ok().filter(|port| *port > 0);
         let (Some(port), "data" | "error") = (port, kind.as_str()) else {
@@ -50,6 +57,9 @@ impl Waiting {
             ("", _) => format!("stream {}", opened.stream),
             (id, _) => format!("request {id}"),
         };
+        // Only what is needed is kept while it waits.
+        let mut opened = opened;
+        opened.headers = vec![("streamtype".into(), kind.clone()), ("port".into(), port.to_string())];
         match self.0.remove(&request) {
             None => {
                 self.0.insert(request, (Instant::now(), opened));

@@ -180,6 +180,8 @@ pub(super) fn refusal(status: StatusCode, text: &str) -> Box<Response<String>> {
     *response.status_mut() = status;
     let plain = HeaderValue::from_static("text/plain; charset=utf-8");
     response.headers_mut().insert(http::header::CONTENT_TYPE, plain);
+    // One try a connection: without a token nobody keeps one of the places.
+    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Box::new(response)
 }
 

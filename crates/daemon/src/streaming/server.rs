@@ -17,7 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// How long a client may take for TLS, and again for a request's head.
+/// How long a client may take for TLS, and again for its request and for taking the answer.
 const HEAD_WITHIN: Duration = Duration::from_secs(10);
 
 /// How many connections may be without a session: those of clients that have shown no token.
@@ -67,9 +67,9 @@ async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(node: Arc<Node
         .header_read_timeout(HEAD_WITHIN)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
-        .with_upgrades()
-        .await;
-    if let Err(error) = served {
+        .with_upgrades();
+    // It ends with the upgrade: a session is not in it.
+    if let Ok(Err(error)) = tokio::time::timeout(HEAD_WITHIN, served).await {
         tracing::debug!(%error, "a streaming connection ended");
     }
 }

@@ -13,22 +13,45 @@ pub(super) const VALID: Duration = Duration::from_secs(60);
 /// How many tokens may wait at once.
 const MAX_WAITING: usize = 1000;
 
+/// What all that wait may take up, in bytes.
+const MAX_BYTES: usize = 16 << 20;
+
+/// What one may take up: more than execve(2) takes as arguments, three quarters of 8 MiB.
+const MAX_TICKET: usize = 6 << 20;
+
 /// Tokens that wait for their client.
 #[derive(Debug, Default)]
 pub(super) struct Tokens(Mutex<HashMap<String, (Instant, Ticket)>>);
+
+/// What a ticket takes up, in bytes: an argument costs more than its text.
+fn size(ticket: &Ticket) -> usize {
+    match ticket {
+        Ticket::Exec { command, .. } => command.iter().map(|a| a.len() + size_of::<String>()).sum(),
+        Ticket::Attach { .. } => 0,
+        Ticket::Forward { ports, .. } => size_of_val(ports.as_slice()),
+    }
+}
 
 impl Tokens {
     /// A new token: 256 bits of the kernel's randomness, in hex.
     ///
     /// # Errors
-    /// [`Kind::ResourceExhausted`] if too many wait.
+    /// [`Kind::ResourceExhausted`] if too many wait, [`Kind::InvalidArgument`] for a command that is too long to be run.
     pub(super) fn issue(&self, ticket: Ticket, now: Instant) -> Result<String> {
+        let bytes = size(&ticket);
+        if bytes > MAX_TICKET {
+            let text = format!("the command takes up {bytes} bytes: the kernel takes at most {MAX_TICKET}");
+            return Err(Error::invalid(text));
+        }
         let token = new_id()?;
         let mut waiting = self.lock();
         waiting.retain(|_, (issued, _)| now.duration_since(*issued) < VALID);
-        if waiting.len() >= MAX_WAITING {
+        let held: usize = waiting.values().map(|(_, ticket)| size(ticket)).sum();
+        if waiting.len() >= MAX_WAITING || held + bytes > MAX_BYTES {
+            let (count, limit) = (waiting.len(), MAX_WAITING);
             let text = format!(
-                "{MAX_WAITING} streaming sessions wait for their clients; connect to their URLs, or try again in a minute"
+                "{count} streaming sessions wait for their clients, with {held} bytes of commands (at most {limit}, with \
+                 {MAX_BYTES}); connect to their URLs, or try again in a minute"
             );
             return Err(Error::new(Kind::ResourceExhausted, text));
         }
@@ -76,5 +99,25 @@ mod tests {
         assert_eq!(tokens.issue(ticket("a"), start).unwrap_err().kind(), Kind::ResourceExhausted);
         tokens.issue(ticket("a"), start + VALID).unwrap();
         assert_eq!(tokens.lock().len(), 1);
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_too() {
+        let (tokens, start) = (Tokens::default(), Instant::now());
+        let exec = |command: Vec<String>| Ticket::Exec {
+            container: "c".into(),
+            command,
+            wanted: crate::streaming::Wanted::default(),
+        };
+        let kind = |ticket, now| tokens.issue(ticket, now).map(drop).map_err(|e| e.kind());
+        assert_eq!(kind(exec(vec!["x".repeat(7 << 20)]), start), Err(Kind::InvalidArgument));
+        // Many that have no text take up as much.
+        assert_eq!(kind(exec(vec![String::new(); 1 << 20]), start), Err(Kind::InvalidArgument));
+        for _ in 0..3 {
+            tokens.issue(exec(vec!["x".repeat(5 << 20)]), start).unwrap();
+        }
+        assert_eq!(kind(exec(vec!["x".repeat(5 << 20)]), start), Err(Kind::ResourceExhausted));
+        assert_eq!(kind(exec(vec!["true".into()]), start), Ok(()));
+        assert_eq!(kind(exec(vec!["x".repeat(5 << 20)]), start + VALID), Ok(()));
     }
 }

@@ -21,8 +21,11 @@ const TAIL: &str = "100101201202205206300302303304305306307402405406407408409410
     application/xhtml+xml,text/plain,text/javascript,publicprivatemax-age=gzip,deflate,sdchcharset=utf-8charset=iso-8859-1,\
     utf-,*,enq=0.";
 
-/// The longest header block that is read, decompressed, in bytes. Ours have three short lines.
-const MAX_BLOCK: usize = 16 << 10;
+/// The longest header block that is read, decompressed, in bytes. Those of Kubernetes' clients have three short lines.
+const MAX_BLOCK: usize = 8 << 10;
+
+/// The most headers in a block: empty ones would take up many times what the client sends.
+const MAX_HEADERS: u32 = 64;
 
 fn dictionary() -> Vec<u8> {
     let mut bytes = Vec::with_capacity(1423);
@@ -94,6 +97,9 @@ impl Reader {
 
 fn parse(plain: &[u8]) -> Result<Headers, Fault> {
     let (count, mut rest) = number(plain)?;
+    if count > MAX_HEADERS {
+        return Err(Fault::Headers("too many of them"));
+    }
     let mut headers = Headers::new();
     for _ in 0..count {
         let (name, after) = text(rest)?;
@@ -204,5 +210,7 @@ mod tests {
         for plain in [&b"\0\0\0\x01"[..], b"\0\0\0\x01\xff\xff\xff\xff", b"\xff\xff\xff\xff", b"\0\0\0\0x"] {
             assert!(parse(plain).is_err(), "{plain:?}");
         }
+        let many = [&1000u32.to_be_bytes()[..], &[0; 8000]].concat();
+        assert_eq!(parse(&many), Err(Fault::Headers("too many of them")));
     }
 }

@@ -126,7 +126,7 @@ async fn read<R: AsyncRead + Unpin>(
                 }
                 // Before anything else is said on it: spdystream drops data that comes before the reply.
                 reply(Packet::Accept { stream }).await;
-                let outgoing = Outgoing::new(stream, packets);
+                let outgoing = Outgoing::of(stream, packets, &incoming);
                 let _ = tell.send(Opened { stream, headers, incoming, outgoing }).await;
             }
             Frame::Data { stream, bytes, last } => {
