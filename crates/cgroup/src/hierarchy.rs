@@ -122,6 +122,16 @@ impl Hierarchy {
         Ok(Group::new(self.clone(), relative.to_owned()))
     }
 
+    /// The group of the unified hierarchy that a process is in; `None` without one, or for a process that cannot be seen.
+    pub fn unified_of(&self, pid: i32) -> Result<Option<Group>> {
+        let text = file::read_if_there(Path::new(&format!("/proc/{pid}/cgroup")))?.unwrap_or_default();
+        let path = text.lines().find_map(|line| line.strip_prefix("0::"));
+        match path.filter(|path| self.unified.is_some() && *path != "/") {
+            Some(path) => self.group(path).map(Some),
+            None => Ok(None),
+        }
+    }
+
     /// Every group, wherever it is, whose last name is one of these: for names that nobody else gives.
     pub fn find(&self, names: &[String]) -> Vec<Group> {
         let mut found = std::collections::BTreeSet::new();

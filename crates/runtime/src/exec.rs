@@ -4,6 +4,7 @@ use crate::child::{ChildEnd, Spawned, StandardFds, channel};
 use crate::create::{open_null, with_pid_namespace};
 use crate::userns::User;
 use crate::{Step, identity, program};
+use rustix::io::Errno;
 use rustix::thread::ThreadNameSpaceType;
 use std::os::fd::{AsFd, BorrowedFd};
 use strata_cgroup::{Group, Join};
@@ -19,6 +20,8 @@ use strata_wire::plan::ExecPlan;
 pub struct ExecContext<'a> {
     /// The container's init. A descriptor cannot mean another process that got the same ID.
     pub init: BorrowedFd<'a>,
+    /// Its ID; it has not been reaped.
+    pub init_pid: i32,
     /// The container's PID namespace.
     pub pid: BorrowedFd<'a>,
     /// The pod's user namespace, if it has one.
@@ -44,19 +47,37 @@ pub fn exec(plan: &ExecPlan, context: &ExecContext<'_>) -> Result<Spawned, Failu
     };
     let null = open_null()?;
     let (ours, theirs) = channel()?;
-    let unified = own.as_ref().and_then(Join::unified).or_else(|| base.unified());
-    let args = Clone3 { flags: CloneFlags::empty(), into_cgroup: unified, sibling: false };
     let mut keep = vec![null.as_fd(), theirs.as_fd(), context.init];
     keep.extend(base.fds().chain(own.iter().flat_map(Join::fds)));
     keep.extend(context.user.map(|user| user.namespace));
     keep.extend(context.streams.fds());
-    let spawned = with_pid_namespace(Some(context.pid), || {
-        clone3_keeping(&args, &keep, || {
-            theirs.failed(child(plan, context, &base, own.as_ref(), &theirs, null.as_fd()))
+    let spawn = |unified: Option<BorrowedFd<'_>>| {
+        let args = Clone3 { flags: CloneFlags::empty(), into_cgroup: unified, sibling: false };
+        with_pid_namespace(Some(context.pid), || {
+            clone3_keeping(&args, &keep, || {
+                theirs.failed(child(plan, context, &base, own.as_ref(), &theirs, null.as_fd()))
+            })
         })
-    })
-    .step(|| "create the process".into())?;
+    };
+    let mut spawned = spawn(own.as_ref().and_then(Join::unified).or_else(|| base.unified()));
+    if own.is_some() && takes_none(&spawned) {
+        spawned = spawn(base.unified());
+    }
+    if takes_none(&spawned)
+        && let Ok(Some(group)) = context.cgroup.hierarchy().unified_of(context.init_pid)
+    {
+        let beside = group.join_controllers(&[]).step(step)?;
+        spawned = spawn(beside.unified());
+    }
+    let spawned = spawned.step(|| "create the process".into())?;
     Ok(Spawned { pid: spawned.pid, pidfd: spawned.pidfd, channel: ours })
+}
+
+/// Whether no process can be born in a group of cgroup v2, for what the container has made of its own: below one with threaded
+/// groups a new one takes none (`EOPNOTSUPP`), nor does one whose children have controllers (`EBUSY`; cgroup-v2.rst, "Threads",
+/// "No Internal Process Constraint"). Its init's own group took a process.
+fn takes_none<T>(spawned: &strata_sys::Result<T>) -> bool {
+    spawned.as_ref().is_err_and(|e| matches!(e.errno, Errno::OPNOTSUPP | Errno::BUSY))
 }
 
 /// Returns only what failed.

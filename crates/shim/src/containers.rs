@@ -160,7 +160,8 @@ impl Shim {
             cgroup: &group,
             streams: ends.standard_fds(),
         };
-        let spawned = strata_runtime::create(&plan, &context)?;
+        let spawned =
+            strata_runtime::create(&plan, &context).map_err(|failed| self.blame_target(&plan, failed))?;
         drop(ends);
         let registered = strata_sys::ns::open_of(spawned.pid, strata_sys::ns::NsKind::Pid)
             .map_err(|e| call_failed(step, &e))
@@ -250,6 +251,8 @@ impl Shim {
 
     /// A step failed. Before the barrier nothing is left of the container; after it, it has an exit record.
     pub(crate) fn container_failed(&mut self, id: u32, failed: Failure) {
+        let Some(container) = self.containers.get(&id) else { return };
+        let failed = self.blame_target(&container.plan, failed);
         let Some(container) = self.containers.get_mut(&id) else { return };
         container.channel = None;
         let _ = process::pidfd_send_signal(&container.pidfd, 9);

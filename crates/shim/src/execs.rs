@@ -81,14 +81,16 @@ impl Shim {
         let stream = |n: usize| -> Option<BorrowedFd<'_>> { fds.get(n).map(AsFd::as_fd) };
         let context = ExecContext {
             init: container.pidfd.as_fd(),
+            init_pid: container.pid,
             pid: container.pid_namespace.as_fd(),
             user: self.user(),
             cgroup: &container.group,
             child_cgroup: group.as_ref(),
             streams: StandardFds { stdin: stream(0), stdout: stream(1), stderr: stream(2) },
         };
-        let spawned = strata_runtime::exec(&plan, &context).inspect_err(|_| {
+        let spawned = strata_runtime::exec(&plan, &context).map_err(|failed| {
             group.iter().for_each(|g| _ = g.remove_if_empty());
+            self.blame_end_of(number, failed)
         })?;
         let id = self.next_id();
         if let Err(e) = self.poll.add(&spawned.channel, Token::Exec(id), true, false) {
@@ -141,7 +143,7 @@ impl Shim {
                 Err(e) => Some(failure(FailureKind::Internal, "report of the exec", e)),
             };
             exec.channel = None;
-            let Some(reply) = exec.reply.take() else { return };
+            let (number, Some(reply)) = (exec.container, exec.reply.take()) else { return };
             match failed {
                 None => {
                     let (pid, fds) = (exec.pid, exec.master.take().into_iter().collect());
@@ -151,6 +153,7 @@ impl Shim {
                     // It exits by itself; nobody waits for its end.
                     exec.conn = 0;
                     let _ = process::pidfd_send_signal(&exec.pidfd, 9);
+                    let failure = self.blame_end_of(number, failure);
                     self.reply(reply, Reply::Error(failure));
                 }
             }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use strata_runtime::User;
 use strata_wire::ContainerPlan;
 use strata_wire::message::{Failure, FailureKind};
+use strata_wire::plan::PidMode;
 
 impl Shim {
     /// The pod's user namespace, if it has one.
@@ -24,6 +25,29 @@ impl Shim {
         })
     }
 
+    /// The creation of a container that joins another's PID namespace has failed: because that one has ended, perhaps.
+    pub(crate) fn blame_target(&self, plan: &ContainerPlan, failed: Failure) -> Failure {
+        if plan.pid != PidMode::Target || failed.kind != FailureKind::Internal {
+            return failed;
+        }
+        match self.target_of(plan).and_then(|_| self.find(plan.pid_target.as_deref().unwrap_or_default())) {
+            Err(ended) => ended,
+            Ok(target) => self.blame_end_of(target, failed),
+        }
+    }
+
+    /// Something has failed in the PID namespace of a container: because its init is ending, perhaps. The kernel makes no
+    /// process there any more then, says ENOMEM for it, and kills those that there are (pid_namespaces(7), clone(2)), which the
+    /// init's own end is told after.
+    pub(crate) fn blame_end_of(&self, container: u32, failed: Failure) -> Failure {
+        let Some(container) = self.containers.get(&container) else { return failed };
+        if failed.kind != FailureKind::Internal || (container.pid != 0 && !ending(container.pid)) {
+            return failed;
+        }
+        let message = format!("container {} is not running: it has just ended", container.plan.id);
+        failure(FailureKind::WrongState, failed.step, message)
+    }
+
     /// The first stage has handed over to the process that becomes the container's init.
     pub(crate) fn container_moved(&mut self, id: u32, pid: i32, mut fds: Vec<OwnedFd>) {
         let Some(container) = self.containers.get_mut(&id) else { return };
@@ -35,4 +59,13 @@ impl Shim {
         };
         (container.pid, container.pidfd, container.pid_namespace) = (pid, pidfd, namespace);
     }
+}
+
+/// Whether a process that has not been reaped is ending, or has ended: `PF_EXITING` among its flags (proc_pid_stat(5)).
+fn ending(pid: i32) -> bool {
+    const PF_EXITING: u32 = 0x4;
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    // Anything may be in its name, parentheses too.
+    let flags = stat.rsplit_once(") ").and_then(|(_, rest)| rest.split(' ').nth(6));
+    flags.and_then(|flags| flags.parse::<u32>().ok()).is_none_or(|flags| flags & PF_EXITING != 0)
 }

@@ -37,6 +37,25 @@ fn a_deadline_kills_everything_that_the_exec_started() {
     });
 }
 
+/// As KubeVirt's does for the threads of its virtual CPUs: a group beside it would take no process.
+#[test]
+fn a_container_that_made_threaded_groups_takes_execs() {
+    let Some((pod, mut client)) = running() else { return };
+    let Some(own) = pod.group("c1").v2_dir() else { return println!("skipped: no unified hierarchy") };
+    std::fs::create_dir(own.join("threads")).unwrap();
+    std::fs::write(own.join("threads/cgroup.type"), "threaded").unwrap();
+    let (out, _, code) = client.exec_output(&exec("c1", "e1", &["cat", "/proc/self/cgroup"]));
+    assert_eq!(code, 0);
+    assert!(out.lines().any(|line| line == "0::/"), "it is in its init's group: {out}");
+    eventually("nothing is left of it", || {
+        let _ = client.containers();
+        !own.join("exec-e1").exists()
+    });
+    client.done(Request::Signal { id: "c1".into(), signal: 9, all: false });
+    client.exited("c1");
+    client.remove("c1");
+}
+
 #[test]
 fn a_terminal_is_handed_to_the_client() {
     let Some((_pod, mut client)) = running() else { return };

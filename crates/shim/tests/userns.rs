@@ -287,6 +287,43 @@ fn a_container_can_look_at_anothers_processes() {
     }
 }
 
+/// Its init may be ending while it is joined: no process can be made there any more, or what was made is killed.
+#[test]
+fn a_target_that_is_just_ending_is_blamed() {
+    for ids in [None, Some(IDS)] {
+        let Some(pod) = Pod::with(PodOptions { shared_pid: false, ids }) else { return };
+        let (mut client, mut other) = (pod.client(), pod.client());
+        client.subscribe();
+        let ready = |plan| if ids.is_some() { mapped(plan) } else { plan };
+        for n in 0..10 {
+            let (target, late) = (format!("target{n}"), format!("late{n}"));
+            client.run(&ready(pod.plan(&target, &["sleep", "1000"])));
+            let mut plan = ready(pod.plan(&late, &["true"]));
+            (plan.pid, plan.pid_target) = (PidMode::Target, Some(target.clone()));
+            let signal = client.send(Request::Signal { id: target.clone(), signal: 9, all: false }, &[]);
+            let create = client.send(Request::Create(Box::new(plan)), &[]);
+            let exec = other.send(Request::Exec(Box::new(exec(&target, "late", &["true"]))), &[]);
+            assert!(matches!(client.reply(signal).0, Reply::Ok));
+            match client.reply(create).0 {
+                Reply::Error(failure) => {
+                    assert_eq!(failure.kind, FailureKind::WrongState, "{failure}");
+                    assert!(failure.message.contains(&target), "{failure}");
+                }
+                // It was set up before the kernel got there.
+                Reply::Created { .. } => client.remove(&late),
+                other => panic!("{other:?}"),
+            }
+            match other.reply(exec).0 {
+                Reply::Error(failure) => assert_eq!(failure.kind, FailureKind::WrongState, "{failure}"),
+                Reply::ExecStarted { .. } => {}
+                other => panic!("{other:?}"),
+            }
+            client.exited(&target);
+            client.remove(&target);
+        }
+    }
+}
+
 #[test]
 fn nothing_of_the_hosts_is_reached_through_a_device() {
     let Some(pod) = pod(false) else { return };
