@@ -300,12 +300,26 @@ mod tests {
 
     #[test]
     fn shares_become_weights_as_the_kubelet_has_it() {
-        assert_eq!(weight_of(2), 1);
-        assert_eq!(weight_of(0), 1);
-        assert_eq!(weight_of(100), 17);
-        assert_eq!(weight_of(1024), 100);
-        assert_eq!(weight_of(262_144), 10_000);
-        assert_eq!(weight_of(u64::MAX), 10_000);
+        let pairs = [
+            (0, 1),
+            (2, 1),
+            (3, 2),
+            (10, 4),
+            (100, 17),
+            (102, 17),
+            (512, 59),
+            (1024, 100),
+            // As runc 1.4 tells it of itself (its issue 4896); 1.3.1 had 77.
+            (2000, 170),
+            (2048, 174),
+            (10_000, 627),
+            (262_143, 10_000),
+            (262_144, 10_000),
+            (u64::MAX, 10_000),
+        ];
+        for (shares, weight) in pairs {
+            assert_eq!(weight_of(shares), weight, "{shares}");
+        }
     }
 
     #[test]
