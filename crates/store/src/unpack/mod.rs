@@ -270,13 +270,13 @@ impl Unpacker<'_> {
         self.finish_late()?;
         let directories = self.tree.set_directory_times(&self.root)?;
         let measured = self.measured.map(|files| files.and(directories));
-        let sizes = self.tree.sizes();
         let mut record = LayerRecord {
             format: FORMAT,
             diff_id: diff_id.clone(),
-            size: sizes.bytes,
-            disk: sizes.disk,
-            inodes: sizes.inodes + 1,
+            size: self.tree.size(),
+            // Measured when it is published.
+            disk: 0,
+            inodes: 0,
             root: self.root_attrs,
             root_opaque: hiding.root,
             unlisted: Vec::new(),

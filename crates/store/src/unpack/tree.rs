@@ -38,13 +38,6 @@ pub(super) struct Tree {
     passed: BTreeSet<Vec<u8>>,
 }
 
-/// What a layer takes up.
-pub(super) struct Sizes {
-    pub(super) bytes: u64,
-    pub(super) disk: u64,
-    pub(super) inodes: u64,
-}
-
 /// The most bytes of a path: what the kernel takes, with a zero at its end (linux/limits.h).
 pub(super) const PATH_MAX: usize = 4095;
 
@@ -263,21 +256,12 @@ impl Tree {
         Ok(measured)
     }
 
-    pub(super) fn sizes(&self) -> Sizes {
-        let mut sizes = Sizes { bytes: 0, disk: 4096, inodes: 0 };
+    /// Bytes of regular files, each once, whatever number of names it has.
+    pub(super) fn size(&self) -> u64 {
         let mut counted = BTreeSet::new();
-        for entry in &self.nodes {
-            let (meta, group) = (entry.meta(), entry.marks().group);
-            if group != 0 && !counted.insert(group) {
-                continue;
-            }
-            sizes.inodes += 1;
-            if meta.kind == Kind::File {
-                sizes.bytes += meta.size;
-            }
-            sizes.disk += meta.disk();
-        }
-        sizes
+        let files = self.nodes.iter().filter(|entry| entry.kind() == Kind::File);
+        let once = files.filter(|entry| entry.marks().group == 0 || counted.insert(entry.marks().group));
+        once.map(|entry| entry.meta().size).sum()
     }
 
     /// Everything by path; of names of one file, those after the first say which that is.
@@ -388,7 +372,7 @@ mod tests {
         tree.link(b"c", b"a", &EntryMeta::file(3, 7));
         tree.remove(b"b");
         tree.insert(b"b", &EntryMeta::file(1, 1));
-        assert_eq!((tree.sizes().inodes, tree.sizes().bytes), (2, 4));
+        assert_eq!(tree.size(), 4);
         let links: Vec<_> = tree.into_entries().iter().map(|e| e.meta().hard_link).collect();
         assert_eq!(links, [None, None, Some(b"a".to_vec())]);
     }
