@@ -59,6 +59,20 @@ fn profile(enabled: bool, asked: Asked) -> Result<Option<String>> {
     }
 }
 
+/// What a security context that is not privileged leads to: the profile that is to be loaded, if any, and whether it was asked
+/// for.
+fn wanted(
+    enabled: bool,
+    labels: Option<&cri::SeLinuxOption>,
+    apparmor: Option<&cri::SecurityProfile>,
+    old: &str,
+) -> Result<Option<(String, bool)>> {
+    check_labels(labels)?;
+    let asked = asked(apparmor, old)?;
+    let named = asked != Asked::Nothing;
+    Ok(profile(enabled, asked)?.map(|name| (name, named)))
+}
+
 /// The AppArmor profile that a container runs under, loaded; `None` where the kernel runs no AppArmor. A privileged one is
 /// confined by none. A container that asks for nothing on a node where Strata's own profile cannot be loaded goes without,
 /// after a warning.
@@ -75,14 +89,15 @@ pub(crate) fn confine(
     if context.privileged {
         return Ok(nothing());
     }
-    check_labels(context.selinux_options.as_ref())?;
     #[allow(deprecated)]
-    let asked = asked(context.apparmor.as_ref(), &context.apparmor_profile)?;
-    let by_itself = asked == Asked::Nothing;
-    let Some(name) = profile(apparmor.enabled(), asked)? else { return Ok(nothing()) };
+    let old = &context.apparmor_profile;
+    let labels = context.selinux_options.as_ref();
+    let Some((name, asked)) = wanted(apparmor.enabled(), labels, context.apparmor.as_ref(), old)? else {
+        return Ok(nothing());
+    };
     match apparmor.need(&name) {
         Ok(()) => Ok(Some(name)),
-        Err(e) if by_itself => {
+        Err(e) if !asked => {
             warn(&format!("containers that name no AppArmor profile run without one: {e}"));
             Ok(nothing())
         }
@@ -97,14 +112,10 @@ pub(crate) fn confine(
 pub(crate) fn check_pod(apparmor: &AppArmor, config: &cri::PodSandboxConfig) -> Result<()> {
     let context = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
     let Some(context) = context.filter(|c| !c.privileged) else { return Ok(()) };
-    check_labels(context.selinux_options.as_ref())?;
-    match asked(context.apparmor.as_ref(), "")? {
-        Asked::Nothing => Ok(()),
-        asked => match profile(apparmor.enabled(), asked)?.as_deref() {
-            // The first container loads it.
-            None | Some(DEFAULT) => Ok(()),
-            Some(name) => apparmor.need(name),
-        },
+    match wanted(apparmor.enabled(), context.selinux_options.as_ref(), context.apparmor.as_ref(), "")? {
+        Some((name, true)) if name != DEFAULT => apparmor.need(&name),
+        // The first container loads it.
+        _ => Ok(()),
     }
 }
 
