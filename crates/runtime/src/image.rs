@@ -12,6 +12,9 @@ use strata_sys::path::Root;
 use strata_wire::message::{Failure, FailureKind};
 use strata_wire::plan::Mount;
 
+/// What CRI's errors of image volumes say, by which they are told from others (k8s.io/cri-api/pkg/errors).
+const FAILED: &str = "ImageVolumeMountFailed";
+
 /// The layers of an image, or the part of them that is asked for, as a detached mount.
 ///
 /// In a user namespace, `bench` shows the layers to its users.
@@ -24,7 +27,7 @@ pub(crate) fn open(
     subpath: &str,
     bench: Option<&Bench<'_>>,
 ) -> Result<OwnedFd, Failure> {
-    let step = || format!("image volume on {}", m.target);
+    let step = || format!("{FAILED}: image volume on {}", m.target);
     let Some(top) = lowers.first() else {
         return Err(failure(FailureKind::Invalid, step(), "it has no layers, not even an empty one"));
     };

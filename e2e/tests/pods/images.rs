@@ -139,6 +139,7 @@ fn image_volumes_that_make_no_sense_are_refused() {
         {
             let error = files.create(node, &format!("c{n}"), &json!([mount])).fails();
             assert!(error.contains(why), "{mount}: {error}");
+            assert!(error.contains("ImageVolumeMountFailed: "), "{mount}: {error}");
             let code = if why == "must be pulled" { "NotFound" } else { "InvalidArgument" };
             assert!(error.contains(&format!("code = {code}")), "{mount}: {error}");
         }

@@ -205,8 +205,13 @@ impl Node {
 }
 
 impl Node {
-    /// The images that a container's mounts name, in their order, held until they are its own.
+    /// The images that a container's mounts name, in their order, held until they are its own. Errors begin as CRI has it for
+    /// image volumes (k8s.io/cri-api/pkg/errors).
     fn images_to_mount(&self, lease: &Lease, config: &cri::ContainerConfig) -> Result<Vec<Arc<Image>>> {
+        self.find_images(lease, config).map_err(|e| e.context("ImageVolumeMountFailed"))
+    }
+
+    fn find_images(&self, lease: &Lease, config: &cri::ContainerConfig) -> Result<Vec<Arc<Image>>> {
         let mut found = Vec::new();
         for mount in &config.mounts {
             let Some(name) = images::image_of(mount)? else { continue };
