@@ -9,6 +9,7 @@ use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Mutex, broadcast};
+use zbus::proxy::CacheProperties;
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
 /// How long a call may take.
@@ -46,10 +47,55 @@ trait Manager {
         properties: &[(&str, Variant<'_>)],
     ) -> zbus::Result<()>;
     fn get_job(&self, id: u32) -> zbus::Result<OwnedObjectPath>;
+    fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: ObjectPath<'_>, unit: &str, result: &str) -> zbus::Result<()>;
     #[zbus(property)]
     fn version(&self) -> zbus::Result<String>;
+}
+
+#[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
+trait Unit {
+    #[zbus(property)]
+    fn active_state(&self) -> zbus::Result<String>;
+}
+
+#[zbus::proxy(interface = "org.freedesktop.systemd1.Scope", default_service = "org.freedesktop.systemd1")]
+trait Scope {
+    #[zbus(property)]
+    fn result(&self) -> zbus::Result<String>;
+}
+
+/// What a job is to make of its unit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Goal {
+    /// To be active.
+    Active,
+    /// To be no more.
+    Gone,
+}
+
+/// How a unit is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct UnitState {
+    /// `active`, `failed`, and others.
+    active: String,
+    /// A scope's: `success`, or what has ended it; empty if it is not told.
+    result: String,
+}
+
+/// What a job has come to, by the unit that it was for (`None`: there is no such unit); what is wrong with that.
+fn judge(goal: Goal, state: Option<&UnitState>) -> std::result::Result<(), String> {
+    match (goal, state) {
+        (Goal::Active, Some(unit)) if unit.active == "active" => Ok(()),
+        (Goal::Active, None) => Err("it has gone again: its process has ended, or it was stopped".into()),
+        (Goal::Gone, None) => Ok(()),
+        (Goal::Gone, Some(unit)) if matches!(unit.active.as_str(), "inactive" | "failed") => Ok(()),
+        (_, Some(UnitState { active, result })) if matches!(result.as_str(), "" | "success") => {
+            Err(format!("it is {active}"))
+        }
+        (_, Some(UnitState { active, result })) => Err(format!("it is {active}, with the result {result}")),
+    }
 }
 
 /// A connection, with what has ended.
@@ -83,12 +129,19 @@ impl Bus {
         let mut ended = bus.ended.subscribe();
         let variants = variants(properties);
         match bus.manager.start_transient_unit(unit, "replace", &variants, &[]).await {
-            Ok(job) => match bus.wait(&mut ended, &job).await?.as_str() {
-                "done" => Ok(true),
-                result => Err(Error::internal(format!(
-                    "systemd could not start {unit}: {result}; `systemctl status {unit}` and the journal may say why"
-                ))),
-            },
+            Ok(job) => {
+                let failed = match bus.wait(&mut ended, &job).await?.as_deref() {
+                    Some("done") => None,
+                    Some(result) => Some(format!("its job is {result}")),
+                    None => bus.check(unit, Goal::Active).await?,
+                };
+                match failed {
+                    None => Ok(true),
+                    Some(why) => Err(Error::internal(format!(
+                        "systemd could not start {unit}: {why}; `systemctl status {unit}` and the journal may say why"
+                    ))),
+                }
+            }
             Err(e) if is(&e, "UnitExists") => Ok(false),
             Err(e) => Err(failed(&format!("start {unit}"), &e)),
         }
@@ -100,7 +153,14 @@ impl Bus {
         let mut ended = bus.ended.subscribe();
         match bus.manager.stop_unit(unit, "replace").await {
             Ok(job) => {
-                bus.wait(&mut ended, &job).await?;
+                // Another job may have come first, with the same end.
+                if bus.wait(&mut ended, &job).await?.as_deref() != Some("done")
+                    && let Some(why) = bus.check(unit, Goal::Gone).await?
+                {
+                    return Err(Error::internal(format!(
+                        "systemd could not stop {unit}: {why}; see `systemctl status {unit}`"
+                    )));
+                }
             }
             Err(e) if is(&e, "NoSuchUnit") => return Ok(()),
             Err(e) => return Err(failed(&format!("stop {unit}"), &e)),
@@ -152,21 +212,21 @@ async fn connect() -> zbus::Result<Connected> {
 }
 
 impl Connected {
-    /// The result of a job.
+    /// The result of a job; `None` if it has ended, and how was not heard.
     async fn wait(
         &self,
         ended: &mut broadcast::Receiver<(String, String)>,
         job: &OwnedObjectPath,
-    ) -> Result<String> {
+    ) -> Result<Option<String>> {
         let waiting = async {
             loop {
                 match tokio::time::timeout(LOOK, ended.recv()).await {
-                    Ok(Ok((path, result))) if path == job.as_str() => return Ok(result),
+                    Ok(Ok((path, result))) if path == job.as_str() => return Ok(Some(result)),
                     Ok(Ok(_)) => {}
                     // No signal: it may have been lost with others, or with the connection.
                     Ok(Err(_)) | Err(_) => {
                         if !self.has_job(job).await? {
-                            return Ok("done".to_owned());
+                            return Ok(None);
                         }
                     }
                 }
@@ -182,6 +242,32 @@ impl Connected {
                 ),
             ))
         })
+    }
+
+    /// What is wrong with a unit after its job has ended; `None` if nothing is.
+    async fn check(&self, unit: &str, goal: Goal) -> Result<Option<String>> {
+        let state = match self.manager.get_unit(unit).await {
+            Ok(path) => self.state(path).await.map_err(|e| unreachable(&e))?,
+            Err(e) if is(&e, "NoSuchUnit") => None,
+            Err(e) => return Err(failed(&format!("tell the state of {unit}"), &e)),
+        };
+        Ok(judge(goal, state.as_ref()).err())
+    }
+
+    /// How the unit at a path is; `None` if it is there no more.
+    async fn state(&self, path: OwnedObjectPath) -> zbus::Result<Option<UnitState>> {
+        let connection = self.manager.inner().connection();
+        let no = CacheProperties::No;
+        let unit = UnitProxy::builder(connection).path(path.clone()).cache_properties(no).build().await?;
+        let scope = ScopeProxy::builder(connection).path(path).cache_properties(no).build().await?;
+        let active = match unit.active_state().await {
+            Ok(active) => active,
+            Err(zbus::Error::FDO(e)) if matches!(*e, zbus::fdo::Error::UnknownObject(_)) => return Ok(None),
+            Err(e) => return Err(e),
+        };
+        // Slices have none.
+        let result = scope.result().await.unwrap_or_default();
+        Ok(Some(UnitState { active, result }))
     }
 
     async fn has_job(&self, job: &OwnedObjectPath) -> Result<bool> {
@@ -232,4 +318,26 @@ fn unreachable(error: &zbus::Error) -> Error {
              dbus.service (`systemctl status dbus`)"
         ),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_judged_by_its_unit_if_nobody_told_its_end() {
+        let state = |active: &str, result: &str| UnitState { active: active.into(), result: result.into() };
+        let (active, inactive) = (state("active", "success"), state("inactive", ""));
+        let failed = state("failed", "oom-kill");
+        assert_eq!(judge(Goal::Active, Some(&active)), Ok(()));
+        assert_eq!(judge(Goal::Gone, None), Ok(()));
+        assert_eq!(judge(Goal::Gone, Some(&inactive)), Ok(()));
+        // Its processes are gone, and what it says of them is forgotten next.
+        assert_eq!(judge(Goal::Gone, Some(&failed)), Ok(()));
+        let why = |goal, state| judge(goal, state).unwrap_err();
+        assert!(why(Goal::Active, None).contains("gone again"));
+        assert_eq!(why(Goal::Active, Some(&inactive)), "it is inactive");
+        assert_eq!(why(Goal::Active, Some(&failed)), "it is failed, with the result oom-kill");
+        assert_eq!(why(Goal::Gone, Some(&active)), "it is active");
+    }
 }
