@@ -168,6 +168,36 @@ fn nothing_runs_where_groups_have_children() {
 }
 
 #[test]
+fn a_pod_below_processes_is_refused() {
+    test_unified(|node| {
+        node.pull("busybox");
+        let mut config = pod(node, "below");
+        // So that the node's own group is there, with controllers for its children.
+        let other = node.run_pod(&config);
+        node.remove_pod(&other).unwrap();
+        let busy = format!("{}/busy", node.cgroup());
+        let dir = format!("/sys/fs/cgroup{busy}");
+        std::fs::create_dir(&dir).unwrap();
+        let mut inside = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
+        std::fs::write(format!("{dir}/cgroup.procs"), inside.id().to_string()).unwrap();
+        config.linux.get_or_insert_default().cgroup_parent = format!("{busy}/pod-1");
+        let refused = node.try_run_pod(&config);
+        inside.kill().unwrap();
+        inside.wait().unwrap();
+        let refused = refused.unwrap_err();
+        assert_eq!(refused.code(), Code::FailedPrecondition, "{refused}");
+        assert!(refused.message().contains(&busy), "{refused}");
+        // Nothing was kept: it works as soon as nobody is in the way.
+        let pod_id = node.run_pod(&config);
+        let id = node.run_container(&pod_id, &config, &container(node, "c", "exec sleep 1000"));
+        assert_eq!(cgroups::processes(&format!("{busy}/pod-1/{id}")).len(), 1);
+        node.remove_pod(&pod_id).unwrap();
+        // What the kubelet makes, the kubelet removes; here nobody else does.
+        cgroups::remove(&busy);
+    });
+}
+
+#[test]
 fn devices_are_denied_by_the_filter_and_pressure_is_told() {
     test_unified(|node| {
         node.pull("busybox");
