@@ -2,12 +2,17 @@
 
 use clap::Parser;
 use std::path::PathBuf;
+use strata_e2e::Result;
+use strata_e2e::critest::networks::{self, Network};
 use strata_e2e::critest::{self, Run};
-use strata_e2e::{Result, node};
+use strata_e2e::node::{self, cni};
 use strata_sys::ns::{self, NsKind};
 
-/// Runs cri-tools' validation suite against stratad; fails for a spec that failed, and for one that was skipped without being
-/// listed in e2e/cri-tools/skips.txt.
+/// Runs cri-tools' validation suite against stratad; fails for a spec that failed, for one that was skipped without being
+/// listed in e2e/cri-tools/skips.txt, and for an address, an interface or a rule that stays when all pods are gone.
+///
+/// Without further arguments: all of it on CNI, the specs of streaming there once more over WebSocket, and those that concern
+/// the network once more on the built-in one. Otherwise one run, on CNI unless another network is named.
 ///
 /// The daemon and the suite have network, IPC and mount namespaces, a registry and cgroups of their own. Their programs are those
 /// of STRATA_BIN_DIR and STRATA_CRICTL.
@@ -23,6 +28,9 @@ struct Args {
     /// Only specs whose full name matches this regular expression.
     #[arg(long, default_value = "")]
     focus: String,
+    /// Only on this network.
+    #[arg(long, value_enum)]
+    network: Option<Network>,
     /// Prints how long each spec took, the slowest last.
     #[arg(long)]
     times: bool,
@@ -57,24 +65,63 @@ fn isolate() -> Result<()> {
 
 fn run(node: &node::Node, args: &Args) -> Result<()> {
     critest::serve_images(node)?;
-    let how = Run {
+    let mut said = Vec::new();
+    let mut good = true;
+    for (network, runs) in plan(args)? {
+        println!("On {network}:");
+        let (results, left) = networks::on(node, network, || {
+            runs.iter().map(|how| one(node, args, how)).collect::<Result<Vec<_>>>()
+        });
+        for (fine, text) in results? {
+            good &= fine;
+            said.push(format!("on {network}: {text}"));
+        }
+        for thing in &left {
+            println!("LEFT BEHIND on {network}: {thing}");
+        }
+        good &= left.is_empty();
+    }
+    println!("in short: {}", said.join("; "));
+    if good { Ok(()) } else { Err("the suite did not pass; see above".into()) }
+}
+
+/// What is run on which network: all of the suite on one, and on both what concerns them.
+fn plan(args: &Args) -> Result<Vec<(Network, Vec<Run>)>> {
+    let all = Run {
         tools: std::path::absolute(&args.tools)?,
         processes: args.processes,
         focus: args.focus.clone(),
         more: args.suite.clone(),
     };
-    let mut good = one(node, args, &how)?;
-    if args.focus.is_empty() && args.suite.is_empty() {
-        println!("The specs of streaming again, over WebSocket instead of SPDY:");
-        let more = ["exec", "attach", "portforward"].map(|what| format!("--websocket-{what}"));
-        let websocket = Run { focus: "Streaming runtime should support".into(), more: more.into(), ..how };
-        good &= one(node, args, &websocket)?;
+    let main = match (args.network, cni::lacking()) {
+        (Some(network), _) => network,
+        (None, None) => Network::Cni,
+        (None, Some(why)) => {
+            println!("skipped: the suite on CNI {why}");
+            Network::Builtin
+        }
+    };
+    if !args.focus.is_empty() || !args.suite.is_empty() {
+        return Ok(vec![(main, vec![all])]);
     }
-    if good { Ok(()) } else { Err("the suite did not pass; see above".into()) }
+    let websocket = Run {
+        focus: "Streaming runtime should support".into(),
+        more: ["exec", "attach", "portforward"].map(|what| format!("--websocket-{what}")).into(),
+        ..all.clone()
+    };
+    let again = Run { focus: networks::FOCUS.into(), ..all.clone() };
+    let mut plan = vec![(main, vec![all, websocket])];
+    if args.network.is_none() && main == Network::Cni {
+        plan.push((Network::Builtin, vec![again]));
+    }
+    Ok(plan)
 }
 
-/// Runs the suite once; whether all is well.
-fn one(node: &node::Node, args: &Args, how: &Run) -> Result<bool> {
+/// Runs the suite once; whether all is well, and a few words about it.
+fn one(node: &node::Node, args: &Args, how: &Run) -> Result<(bool, String)> {
+    if !how.more.is_empty() {
+        println!("With {}:", how.more.join(" "));
+    }
     let outcome = critest::run(node, how)?;
     if args.times {
         let mut specs: Vec<_> = outcome.specs.iter().filter(|spec| spec.state != "skipped").collect();
@@ -88,17 +135,14 @@ fn one(node: &node::Node, args: &Args, how: &Run) -> Result<bool> {
     }
     let (passed, skipped) = (outcome.count("passed"), outcome.count("skipped"));
     let failed = outcome.specs.len() - passed - skipped;
-    if !how.focus.is_empty() {
-        println!("{passed} passed, {failed} failed, in {:.0} s", outcome.time.as_secs_f64());
-        return Ok(outcome.complaints.is_empty());
+    let mut text = format!("{passed} passed, {failed} failed");
+    if how.focus.is_empty() {
+        for reason in critest::reasons(&outcome)? {
+            println!("skipped: {reason}");
+        }
+        text = format!("{} specs, {text}, {skipped} skipped", outcome.specs.len());
     }
-    for reason in critest::reasons(&outcome)? {
-        println!("skipped: {reason}");
-    }
-    println!(
-        "in short: {} specs, {passed} passed, {failed} failed, {skipped} skipped, in {:.0} s",
-        outcome.specs.len(),
-        outcome.time.as_secs_f64()
-    );
-    Ok(outcome.complaints.is_empty())
+    text = format!("{text}, in {:.0} s", outcome.time.as_secs_f64());
+    println!("{text}");
+    Ok((outcome.complaints.is_empty(), text))
 }

@@ -1,5 +1,6 @@
 //! cri-tools' validation suite on a node of its own.
 
+pub mod networks;
 pub mod report;
 pub mod skips;
 

@@ -318,7 +318,7 @@ impl Node {
 
     /// Removes every pod of Kubernetes' and every container of `strata run`.
     #[track_caller]
-    pub(super) fn remove_everything(&self) {
+    pub fn remove_everything(&self) {
         let pods = self
             .cri(async |mut c| c.list_pod_sandbox(cri::ListPodSandboxRequest { filter: None }).await)
             .unwrap_or_else(|e| panic!("ListPodSandbox: {e}"));

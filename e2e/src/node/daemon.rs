@@ -98,6 +98,16 @@ impl Node {
         assert!(status.success(), "stratad ended with {status} on SIGTERM");
     }
 
+    /// A new daemon with another configuration file, made from what there was.
+    #[track_caller]
+    pub fn reconfigure(&self, change: impl FnOnce(String) -> String) {
+        self.stop();
+        let file = self.dir("config.toml");
+        let changed = std::fs::read_to_string(&file).and_then(|text| std::fs::write(&file, change(text)));
+        changed.unwrap_or_else(|e| panic!("config.toml: {e}"));
+        self.launch();
+    }
+
     /// `kill -9`, and a new daemon.
     #[track_caller]
     pub fn crash(&self) {

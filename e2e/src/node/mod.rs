@@ -1,6 +1,7 @@
 //! A daemon of one's own, with everything it needs, and the check that nothing of it stays.
 
 pub mod cgroups;
+pub mod cni;
 mod cri;
 mod daemon;
 pub mod leaks;

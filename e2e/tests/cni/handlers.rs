@@ -40,11 +40,8 @@ fn pods_of_one_class_get_cni_beside_others_of_the_built_in_network() {
         node.strata(&["run", "--rm", &image, "ip", "-o", "addr", "show", "eth0"]).ok().has(&["10.88.0."]);
 
         // The handler goes from the configuration, and the list from its directory: the pod has both still.
-        node.stop();
-        let text = std::fs::read_to_string(node.dir("config.toml")).unwrap();
-        std::fs::write(node.dir("config.toml"), text.replace(HANDLERS, "")).unwrap();
         std::fs::remove_file(net.conf.join("10-pods.conflist")).unwrap();
-        node.launch();
+        node.reconfigure(|text| text.replace(HANDLERS, ""));
         assert_eq!(by(&format!("{ip}:80")), "by cni\n");
         assert_eq!(run(node, &pod(node, "late"), "cluster").unwrap_err().code(), Code::InvalidArgument);
         net.switch("fail.bridge.DEL", true);

@@ -3,6 +3,7 @@
 mod crashes;
 mod handlers;
 mod lists;
+mod ports;
 mod rig;
 
 use rig::{busy_pod, with_cni};

@@ -2,12 +2,9 @@
 
 use k8s_cri::v1 as cri;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use strata_e2e::eventually;
-use strata_e2e::node::{Node, leaks, pod, process, test};
-
-/// Where Debian has them.
-const PLUGINS: &str = "/usr/lib/cni";
+use strata_e2e::node::{Node, cni, pod, process, test};
 
 /// Runs the plugin of the same name, and says so in `log`. Where `hold.<plugin>.<verb>.<before or after>` is, it waits until
 /// that is gone; where `fail.<plugin>.<verb>` is, it asks to be tried again later.
@@ -56,7 +53,6 @@ pub(super) struct Net<'a> {
     pub(super) node: &'a Node,
     pub(super) bin: PathBuf,
     pub(super) conf: PathBuf,
-    data: PathBuf,
 }
 
 /// Runs a test on a node whose Kubernetes pods get CNI.
@@ -66,31 +62,23 @@ pub(super) fn with_cni(f: impl FnOnce(&Net<'_>)) {
 
 /// Runs a test on a node with CNI plugins whose Kubernetes pods get this network, with further tables for the configuration.
 pub(super) fn with_network(cri: &str, tables: &str, f: impl FnOnce(&Net<'_>)) {
-    if !Path::new(PLUGINS).join("bridge").exists() {
-        println!("skipped: needs containernetworking-plugins");
+    if let Some(why) = cni::lacking() {
+        println!("skipped: {why}");
         return;
     }
     test(|node| {
-        let net =
-            Net { node, bin: node.dir("cni/bin"), conf: node.dir("cni/conf"), data: node.dir("cni/data") };
-        for dir in [&net.bin, &net.conf, &net.data] {
-            std::fs::create_dir_all(dir).unwrap();
-        }
+        let net = Net { node, bin: node.dir("cni/bin"), conf: cni::conf_dir(node) };
+        std::fs::create_dir_all(&net.bin).unwrap();
         for plugin in ["bridge", "host-local", "portmap", "bandwidth"] {
             net.install(&format!("gated-{plugin}"), GATE);
         }
         net.install("newest", NEWEST);
-        let config = std::fs::read_to_string(node.dir("config.toml")).unwrap();
-        let cni = format!(
-            "cri = \"{cri}\"\ncni_conf_dir = {:?}\ncni_bin_dirs = [{:?}, \"{PLUGINS}\"]\ncni_timeout = 10\ncni_conf_template = {:?}\n",
-            net.conf,
-            net.bin,
+        let lines = format!(
+            "cri = \"{cri}\"\n{}cni_timeout = 10\ncni_conf_template = {:?}\n",
+            cni::settings(node, &[&net.bin]),
             node.dir("cni/template")
         );
-        node.stop();
-        let config = config.replace("cri = \"builtin\"\n", &cni) + tables;
-        std::fs::write(node.dir("config.toml"), config).unwrap();
-        node.launch();
+        node.reconfigure(|text| text.replace("cri = \"builtin\"\n", &lines) + tables);
         f(&net);
         eventually(20, "the plugins have ended", || {
             let left = process::naming(&net.bin);
@@ -107,27 +95,16 @@ impl Net<'_> {
 
     /// Bridge, addresses of `10.<second>.0.0/24`, host ports, bandwidth; all of them gated.
     pub(super) fn bridge_list(&self, name: &str, second: u8) -> String {
-        let data = self.data.display();
-        format!(
-            r#"{{"cniVersion":"1.0.0","name":"{name}","plugins":[
-            {{"type":"gated-bridge","bridge":"cni{second}","isGateway":true,"ipMasq":true,"hairpinMode":true,
-             "ipam":{{"type":"gated-host-local","dataDir":"{data}","ranges":[[{{"subnet":"10.{second}.0.0/24"}}]],"routes":[{{"dst":"0.0.0.0/0"}}]}}}},
-            {{"type":"gated-portmap","capabilities":{{"portMappings":true}}}},
-            {{"type":"gated-bandwidth","capabilities":{{"bandwidth":true}}}}]}}"#
-        )
+        cni::list(self.node, name, second, "gated-", &["portmap", "bandwidth"])
     }
 
     pub(super) fn put_list(&self, file: &str, text: &str) {
-        let beside = self.conf.join("new");
-        std::fs::write(&beside, text).unwrap();
-        std::fs::rename(beside, self.conf.join(file)).unwrap();
+        cni::put_list(self.node, file, text);
     }
 
     /// The addresses that host-local holds.
     pub(super) fn addresses(&self) -> Vec<String> {
-        let networks = leaks::names(&self.data).into_iter().map(|n| self.data.join(n));
-        let files = networks.flat_map(|dir| leaks::names(&dir));
-        files.filter(|name| name.parse::<std::net::IpAddr>().is_ok()).collect()
+        cni::addresses(self.node)
     }
 
     pub(super) fn log(&self) -> Vec<String> {
