@@ -81,6 +81,11 @@ pub(in crate::registry) fn broken(url: &Url, error: reqwest::Error) -> Error {
 /// are told in words, others by their names.
 fn advice(url: &Url, why: &str) -> &'static str {
     let has = |words: &[&str]| words.iter().any(|word| why.contains(word));
+    // HTTP/1's library and HTTP/2's write them in their own ways.
+    let cut_off = || {
+        let why = why.to_ascii_lowercase();
+        ["connection closed", "connection reset", "broken pipe"].iter().any(|word| why.contains(word))
+    };
     let certificate = |words: &[&str]| has(&["invalid peer certificate"]) && has(words);
     if has(&["InvalidContentType"]) {
         "does it speak plain HTTP? hosts.toml would have to say http:// for it"
@@ -92,7 +97,7 @@ fn advice(url: &Url, why: &str) -> &'static str {
         "if it is the right host, name the authority of its certificate in hosts.toml (ca)"
     } else if has(&["received fatal alert"]) {
         "it wants a client's certificate, or another one: check client in hosts.toml"
-    } else if url.scheme() == "https" && has(&["connection closed", "Connection reset", "Broken pipe"]) {
+    } else if url.scheme() == "https" && cut_off() {
         // How a missing certificate shows when the request was on its way already (TLS 1.3).
         "try again; if it wants a client's certificate, name one in hosts.toml (client)"
     } else {
@@ -143,4 +148,23 @@ fn said(body: &[u8]) -> String {
     let all: Vec<_> = errors.errors.iter().take(3).map(|e| format!("{}: {}", e.code, e.message)).collect();
     let text: String = all.join(", ").chars().filter(|c| !c.is_control()).take(400).collect();
     if text.is_empty() { text } else { format!(" ({text})") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_connection_that_is_cut_off_may_lack_a_certificate() {
+        let url = |scheme: &str| Url::parse(&format!("{scheme}://registry.test/v2/")).unwrap();
+        for why in [
+            "connection error: stream closed because of a broken pipe",
+            "connection error: Broken pipe (os error 32)",
+            "Connection reset by peer (os error 104)",
+            "connection closed before message completed",
+        ] {
+            assert!(advice(&url("https"), why).contains("client's certificate"), "{why}");
+            assert!(advice(&url("http"), why).contains("check the network"), "{why}");
+        }
+    }
 }
