@@ -6,6 +6,7 @@ use super::{Problem, Run, What, pull_again};
 use crate::entries::List;
 use crate::error::{Kind, Result};
 use crate::gc::shown;
+use crate::index::Inner;
 use crate::record::{self, LayerRecord};
 use std::collections::BTreeSet;
 use strata_oci::{Descriptor, Digest};
@@ -13,6 +14,12 @@ use strata_sys::durable;
 
 /// What lies in a layer's directory.
 const NAMES: [&str; 3] = ["entries", "fs", "layer.json"];
+
+/// Whether an image or a container has a layer.
+fn is_needed(inner: &Inner, key: &str) -> bool {
+    inner.refs.values().any(|r| r.layers.iter().any(|l| l.key == key || l.diff_id.hex() == key))
+        || inner.containers.values().any(|c| c.keys().any(|k| k == key))
+}
 
 /// What a check of one layer found.
 #[derive(Default)]
@@ -80,9 +87,7 @@ impl Run<'_> {
     fn hold(&self, key: &str) -> bool {
         let mut inner = self.store.index.lock();
         let there = inner.layers.contains_key(key) || self.store.layout.layers.path.join(key).exists();
-        let needed =
-            inner.refs.values().any(|r| r.layers.iter().any(|l| l.key == key || l.diff_id.hex() == key))
-                || inner.containers.values().any(|c| c.keys().any(|k| k == key));
+        let needed = is_needed(&inner, key);
         if there || needed {
             inner.held(&self.lease).layers.insert(key.to_owned());
         }
@@ -133,6 +138,9 @@ impl Run<'_> {
         let images = self.images_with(|r| r.layers.iter().any(|l| l.key == key || l.diff_id.hex() == key));
         let outcome = if self.options.repair {
             self.mend_layer(key, catalog, true)
+        } else if !is_needed(&self.store.index.lock(), key) {
+            // What a pull or commit had not finished when the power went.
+            Err("nothing needs it: it goes when stratad starts".to_owned())
         } else {
             Err("fsck --repair unpacks the layer again".to_owned())
         };

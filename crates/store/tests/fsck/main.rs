@@ -157,6 +157,33 @@ fn a_lost_ref_leaves_an_image_that_is_found_before_it_is_collected() {
     assert!(root.read("var/gone").is_none() && root.read("etc/extra").is_some());
 }
 
+/// What a power cut leaves of a pull: names that the disk has, of files whose content it has not.
+#[test]
+fn what_an_unfinished_pull_leaves_is_told_from_damage() {
+    let Some(Rig { dir, store, image, shelf }) = Rig::new() else { return };
+    drop(store);
+    let key = "ab".repeat(32);
+    let torn = dir.path().join("store/layers").join(&key);
+    fs::create_dir_all(torn.join("fs")).unwrap();
+    fs::write(torn.join("layer.json"), "").unwrap();
+    fs::write(torn.join("entries"), "").unwrap();
+    let blob = dir.path().join("store/blobs/sha256").join(&key);
+    fs::write(&blob, "").unwrap();
+    let (problems, _) = check(&offline(dir.path()), false, false, &shelf);
+    let ours: Vec<_> = problems.iter().filter(|p| p.id.contains(&key)).collect();
+    assert!(ours.len() == problems.len() && ours.len() >= 2, "{problems:#?}");
+    assert!(ours.iter().all(|p| p.action.contains("needs it") && p.images.is_empty()), "{problems:#?}");
+    let needed = dir.path().join("store/layers").join(&image.layers[0].key).join("layer.json");
+    let good = fs::read(&needed).unwrap();
+    cut(&needed);
+    let (problems, _) = check(&offline(dir.path()), false, false, &shelf);
+    assert!(problems.iter().any(|p| p.action.contains("unpacks the layer again")), "{problems:#?}");
+    fs::write(&needed, good).unwrap();
+    let store = open(dir.path());
+    assert!(!torn.exists() && !blob.exists(), "the start collects it");
+    assert_clean(&store);
+}
+
 #[test]
 fn a_pull_puts_damaged_documents_right_and_lists_the_image_again() {
     let Some(Rig { dir, store, image, .. }) = Rig::new() else { return };
