@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use strata_sys::process;
 use strata_wire::frame::FrameError;
 use strata_wire::message::{Failure, FailureKind};
-use strata_wire::{Event, Reply, Request, VERSION};
+use strata_wire::{Event, OLDEST, Reply, Request, VERSION, agree};
 
 /// A failure without an error number.
 pub(crate) fn failure(
@@ -75,7 +75,7 @@ impl Shim {
     /// Answers a request, now or later.
     fn request(&mut self, owed: Owed, request: Request, fds: &[OwnedFd]) {
         let answer = match request {
-            Request::Hello { version } => self.hello(version),
+            Request::Hello { oldest, version } => self.hello(oldest, version),
             Request::State => Ok(Some(self.state())),
             Request::Subscribe => {
                 if let Some(conn) = self.conns.get_mut(&owed.conn) {
@@ -109,15 +109,15 @@ impl Shim {
         }
     }
 
-    fn hello(&self, version: u32) -> Result<Option<Reply>, Failure> {
-        if version > VERSION {
+    fn hello(&self, oldest: u32, newest: u32) -> Result<Option<Reply>, Failure> {
+        let version = agree(oldest, newest).ok_or_else(|| {
             let message = format!(
-                "this shim speaks version {VERSION}, the client {version}; restart the pod to renew it"
+                "this shim speaks versions {OLDEST} to {VERSION}, the client {oldest} to {newest}; restart the pod to renew it"
             );
-            return Err(failure(FailureKind::Invalid, "hello", message));
-        }
+            failure(FailureKind::Invalid, "hello", message)
+        })?;
         let pid = rustix::process::getpid().as_raw_nonzero().get();
-        Ok(Some(Reply::Hello { version: VERSION, pod_id: self.plan.id.clone(), pid }))
+        Ok(Some(Reply::Hello { version, pod_id: self.plan.id.clone(), pid }))
     }
 
     fn state(&self) -> Reply {

@@ -226,7 +226,15 @@ fn requests_that_make_no_sense_are_refused() {
     client.start("c1");
     client.fails_with(Request::Start { id: id() }, FailureKind::WrongState);
     client.fails_with(Request::Signal { id: id(), signal: 99, all: false }, FailureKind::Invalid);
-    client.fails_with(Request::Hello { version: strata_wire::VERSION + 1 }, FailureKind::Invalid);
+    let versions = |oldest, version| Request::Hello { oldest, version };
+    let (oldest, newest) = (strata_wire::OLDEST, strata_wire::VERSION);
+    client.fails_with(versions(newest + 1, newest + 1), FailureKind::Invalid);
+    client.fails_with(versions(0, oldest - 1), FailureKind::Invalid);
+    // Whoever also knows newer ones, or older ones, is spoken with.
+    for (theirs, spoken) in [(versions(oldest, newest + 1), newest), (versions(0, oldest), oldest)] {
+        let reply = client.call(theirs);
+        assert!(matches!(reply, Reply::Hello { version, .. } if version == spoken), "{reply:?}");
+    }
     // A container that was never started can be removed.
     client.create(&pod.plan("c2", &["true"]));
     client.remove("c2");

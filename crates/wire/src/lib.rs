@@ -13,7 +13,9 @@
 //!
 //! A frame is a little-endian `u32` length and that many bytes of JSON (an [`Envelope`]); file descriptors travel
 //! as `SCM_RIGHTS` with the frame that names them (`Envelope::fds`). Fields are only ever added, with a serde default,
-//! so that a daemon can talk to the shim of an older release; [`VERSION`] goes up when a meaning changes.
+//! so that a daemon can talk to the shim of an older release. [`VERSION`] goes up when a meaning changes, and both sides
+//! then speak the newest version that both know ([`agree`]): a shim lives as long as its pod, through many upgrades and a
+//! return to an older release.
 //!
 //! * [`plan`]: what the daemon has prepared for the shim: no OCI spec, no name that must be looked up.
 //! * [`message`]: requests, replies, events.
@@ -27,8 +29,18 @@ pub mod message;
 pub mod plan;
 pub mod state;
 
-/// The protocol's version. A shim refuses a `Hello` with a newer one.
+/// The protocol's newest version.
 pub const VERSION: u32 = 1;
+
+/// The oldest version that is still spoken. It goes up only when no pod can be left that was begun by a release before it.
+pub const OLDEST: u32 = 1;
+
+/// The version to speak with somebody who knows these: the newest that both know, if there is one.
+#[must_use]
+pub fn agree(oldest: u32, newest: u32) -> Option<u32> {
+    let version = newest.min(VERSION);
+    (version >= oldest.max(OLDEST)).then_some(version)
+}
 
 /// The longest frame that either side accepts, in bytes.
 ///
@@ -37,3 +49,17 @@ pub const MAX_FRAME: usize = 16 << 20;
 
 pub use message::{Envelope, Event, Reply, Request};
 pub use plan::{ContainerPlan, ExecPlan, PodPlan};
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_newest_version_that_both_know_is_spoken() {
+        assert_eq!(agree(OLDEST, VERSION), Some(VERSION));
+        assert_eq!(agree(OLDEST, VERSION + 5), Some(VERSION), "an older shim with a newer daemon");
+        assert_eq!(agree(OLDEST - 1, OLDEST), Some(OLDEST), "a newer shim with an older daemon");
+        assert_eq!(agree(VERSION + 1, VERSION + 5), None);
+        assert_eq!(agree(0, OLDEST - 1), None);
+    }
+}

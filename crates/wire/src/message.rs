@@ -21,6 +21,9 @@ pub struct Envelope<T> {
 pub enum Request {
     /// First on every connection; answered by [`Reply::Hello`].
     Hello {
+        /// The client's [`crate::OLDEST`].
+        #[serde(default)]
+        oldest: u32,
         /// The client's [`crate::VERSION`].
         version: u32,
     },
@@ -97,6 +100,14 @@ pub enum Request {
     Shutdown,
 }
 
+impl Request {
+    /// The greeting of this release.
+    #[must_use]
+    pub fn hello() -> Self {
+        Self::Hello { oldest: crate::OLDEST, version: crate::VERSION }
+    }
+}
+
 /// What a shim answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub enum Reply {
@@ -104,7 +115,7 @@ pub enum Reply {
     Ok,
     /// To [`Request::Hello`].
     Hello {
-        /// The shim's [`crate::VERSION`].
+        /// What is spoken on this connection from here on ([`crate::agree`]).
         version: u32,
         /// Its pod.
         pod_id: String,

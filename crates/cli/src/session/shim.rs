@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use strata_wire::frame::{self, Decoder, FrameError};
-use strata_wire::{Envelope, Event, Reply, Request, VERSION};
+use strata_wire::{Envelope, Event, Reply, Request};
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
@@ -32,7 +32,7 @@ impl Shim {
             .await
             .map_err(|e| Error::Shim(format!("cannot connect to the pod's shim at {socket}: {e}")))?;
         let mut shim = Self { stream, decoder: Decoder::default(), next: 1 };
-        match shim.call(Request::Hello { version: VERSION }, &[]).await?.0 {
+        match shim.call(Request::hello(), &[]).await?.0 {
             Reply::Hello { .. } => Ok(shim),
             other => Err(unexpected(&other)),
         }

@@ -112,8 +112,7 @@ impl Shim {
             socket: dir.join(SOCKET),
         };
         let mut decoder = Decoder::default();
-        let hello = Request::Hello { version: strata_wire::VERSION };
-        match tokio::time::timeout(PROMPT, shim.greet(&mut decoder, hello)).await {
+        match tokio::time::timeout(PROMPT, shim.greet(&mut decoder, Request::hello())).await {
             Ok(Ok(Reply::Hello { pod_id: theirs, pid, .. })) if theirs == pod_id => shim.pid = pid,
             Ok(Ok(Reply::Hello { pod_id: theirs, .. })) => {
                 return Err(ShimError::Unexpected(format!("it is pod {theirs}'s")));

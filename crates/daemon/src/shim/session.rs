@@ -34,8 +34,7 @@ impl Shim {
         let attaching = async {
             let mut stream = UnixStream::connect(&path).await.map_err(|e| gone(&e))?;
             let mut decoder = Decoder::default();
-            let hello = Request::Hello { version: strata_wire::VERSION };
-            match ask(&mut stream, &mut decoder, 1, hello).await? {
+            match ask(&mut stream, &mut decoder, 1, Request::hello()).await? {
                 Reply::Hello { .. } => {}
                 other => return Err(ShimError::Unexpected(format!("{other:?}"))),
             }

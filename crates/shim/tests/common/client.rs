@@ -40,7 +40,7 @@ impl Client {
         let socket = UnixStream::connect(socket).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut client = Self { socket, decoder: Decoder::default(), events: VecDeque::new(), next: 0 };
-        let hello = client.call(Request::Hello { version: strata_wire::VERSION });
+        let hello = client.call(Request::hello());
         assert!(matches!(hello, Reply::Hello { .. }), "{hello:?}");
         client
     }
