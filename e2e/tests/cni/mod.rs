@@ -2,6 +2,7 @@
 
 mod crashes;
 mod handlers;
+mod hangs;
 mod lists;
 mod ports;
 mod rig;

@@ -7,7 +7,8 @@ use strata_e2e::eventually;
 use strata_e2e::node::{Node, cni, pod, process, test};
 
 /// Runs the plugin of the same name, and says so in `log`. Where `hold.<plugin>.<verb>.<before or after>` is, it waits until
-/// that is gone; where `fail.<plugin>.<verb>` is, it asks to be tried again later.
+/// that is gone; where `fail.<plugin>.<verb>` is, it asks to be tried again later; where `hang.<plugin>.<verb>` is, it asks the
+/// file system `hung`.
 const GATE: &str = r#"#!/bin/sh
 dir=${0%/*}
 real=${0##*/gated-}
@@ -24,6 +25,7 @@ hold() {
 	echo $$ >"$dir/held.new" && mv "$dir/held.new" "$dir/held"
 	while [ -e "$dir/hold.$point.$1" ]; do sleep 0.05; done
 }
+[ ! -e "$dir/hang.$point" ] || exec cat "$dir/hung/name"
 hold before
 out=$(printf %s "$config" | /usr/lib/cni/"$real")
 code=$?

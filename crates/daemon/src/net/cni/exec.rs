@@ -130,9 +130,11 @@ impl Runner {
             }
             Ok(Err(e)) => Err(told(Error::internal(format!("{}: {e}", program.display())))),
             Err(_) => {
-                plugin.kill().await;
-                call.end_strays().await.map_err(told)?;
                 let mut why = format!("no answer for {} s, so it was killed", limit.as_secs());
+                match plugin.kill().await {
+                    Ok(()) => call.end_strays().await.map_err(told)?,
+                    Err(stuck) => why = format!("{why}; {stuck}"),
+                }
                 add_complaint(&mut why, &plugin.stderr);
                 Err(told(Error::new(Kind::DeadlineExceeded, why)))
             }
@@ -225,13 +227,18 @@ impl Plugin {
         self.group = None;
     }
 
-    async fn kill(&mut self) {
-        if let Some(group) = self.group {
-            // While it has not been waited for, its number is its own.
-            let _ = kill_process_group(group, Signal::KILL);
-        }
-        let _ = self.child.wait().await;
+    /// Kills it with its group.
+    ///
+    /// # Errors
+    /// If it does not end: it hangs in the kernel. What it is doing there may still happen.
+    async fn kill(&mut self) -> Result<(), Error> {
+        let Some(group) = self.group else { return Ok(()) };
+        // While it has not been waited for, its number is its own.
+        let _ = kill_process_group(group, Signal::KILL);
+        let ended = tokio::time::timeout(strays::PATIENCE, self.child.wait()).await;
         self.leave();
+        // tokio waits for it when it ends after all.
+        ended.map(drop).map_err(|_| strays::stuck(group.as_raw_nonzero().get()))
     }
 }
 

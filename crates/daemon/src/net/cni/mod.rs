@@ -225,7 +225,8 @@ impl Cni {
         *quiet = false;
         let netns = request.netns.to_string_lossy();
         let added = self.add(&request.pod_id, &netns, &journal).await;
-        *quiet = true;
+        // What failed may hang in the kernel, and take an address when it goes on.
+        *quiet = added.is_ok();
         let result = added?;
         let addresses = result::addresses(&result, &journal.interface)?;
         let (ips, prefixes): (Vec<_>, Vec<_>) = addresses.ips.into_iter().unzip();
@@ -264,9 +265,7 @@ impl Cni {
             strays::end(&request.pod_id).await?;
         }
         *quiet = false;
-        let removed = self.remove(request, &journal).await;
-        *quiet = true;
-        removed?;
+        self.remove(request, &journal).await?;
         self.pods().remove(&request.pod_id);
         Ok(())
     }

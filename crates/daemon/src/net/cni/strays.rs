@@ -9,39 +9,58 @@ use std::time::{Duration, Instant};
 /// What every plugin has in its environment, and hands down to those that it runs: a pod's ID, which is unique.
 pub(super) const VARIABLE: &str = "CNI_CONTAINERID";
 /// How long killed ones may take to end.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Kills the plugins that run for a pod and waits until they are gone. Those that have become daemons (setsid(2)) were meant
 /// to stay, and do.
 ///
 /// # Errors
-/// [`Kind::Unavailable`] if one does not end: it hangs in the kernel.
+/// [`Kind::Unavailable`] if one does not end, as it hangs in the kernel.
 pub(super) async fn end(pod_id: &str) -> Result<()> {
     if pod_id.is_empty() {
         return Ok(());
     }
     let needle = format!("{VARIABLE}={pod_id}");
-    blocking(move || {
-        let begun = Instant::now();
-        loop {
-            let found = find(Path::new("/proc"), needle.as_bytes());
-            let Some(first) = found.first() else { return Ok(()) };
-            if begun.elapsed() > PATIENCE {
-                let text = format!("process {first} of a CNI plugin was killed and does not end");
-                return Err(Error::new(Kind::Unavailable, text));
-            }
-            for pid in found {
-                // By a descriptor, looked at again: the number could be somebody else's by now.
-                if let Ok(fd) = strata_sys::process::pidfd_open(pid)
-                    && is_ours(&Path::new("/proc").join(pid.to_string()), needle.as_bytes())
-                {
-                    let _ = strata_sys::process::pidfd_send_signal(&fd, 9);
-                }
-            }
-            std::thread::sleep(Duration::from_millis(5));
+    // Reading an environment can hang as well, in a thread of its own then.
+    match tokio::time::timeout(PATIENCE * 2, blocking(move || end_all(needle.as_bytes()))).await {
+        Ok(ended) => ended,
+        Err(_) => Err(Error::new(
+            Kind::Unavailable,
+            "whether a CNI plugin still runs for the pod cannot be seen: a process of this node that hangs in the kernel keeps \
+             /proc/<pid>/environ from being read",
+        )),
+    }
+}
+
+fn end_all(needle: &[u8]) -> Result<()> {
+    let begun = Instant::now();
+    loop {
+        let found = find(Path::new("/proc"), needle);
+        let Some(first) = found.first() else { return Ok(()) };
+        if begun.elapsed() > PATIENCE {
+            return Err(stuck(*first));
         }
-    })
-    .await
+        for pid in found {
+            // By a descriptor, looked at again: the number could be somebody else's by now.
+            if let Ok(fd) = strata_sys::process::pidfd_open(pid)
+                && is_ours(&Path::new("/proc").join(pid.to_string()), needle)
+            {
+                let _ = strata_sys::process::pidfd_send_signal(&fd, 9);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// Says that a plugin's process was killed and goes on.
+pub(super) fn stuck(pid: i32) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!(
+            "process {pid} of the plugin was killed and does not end: it hangs in the kernel, as on a file system that does not \
+             answer (/proc/{pid}/stack may say where); the pod's network is given back once it has ended"
+        ),
+    )
 }
 
 fn find(proc: &Path, needle: &[u8]) -> Vec<i32> {
