@@ -15,7 +15,7 @@ use crate::events::Hub;
 use crate::images::Images;
 use crate::metrics::Metrics;
 use crate::net::bridge::Bridge;
-use crate::net::cni::Cni;
+use crate::net::cni::{self, Cni};
 use crate::net::{PodCidrs, Provider};
 use crate::pod::{Pod, PodInfo, Pods};
 use crate::registry;
@@ -127,17 +127,19 @@ impl Node {
             Arc::new(Images::new(store.clone(), registry::Client::new(&config.registry)?, &config.registry));
         let cgroups = cgroups::detect()?;
         let cidrs = PodCidrs::kept(&config.root);
-        let cni: Arc<dyn Provider> = Arc::new(Cni::new(&config.network, cidrs.clone()));
+        let boot_id = std::fs::read_to_string(&config.runtime.boot_id)
+            .map_err(|e| Error::internal(format!("{}: {e}", config.runtime.boot_id.display())))?;
+        let boot_id = boot_id.trim().to_owned();
+        let boot = cni::Boot::new(&config.state, &boot_id);
+        let cni: Arc<dyn Provider> = Arc::new(Cni::new(&config.network, cidrs.clone(), boot));
         let builtin = config.network.cri == crate::config::CriNetwork::Builtin;
         let bridge: Arc<dyn Provider> =
             Arc::new(Bridge::new(&config.network, cidrs.as_ref().filter(|_| builtin))?);
         let network = if builtin { bridge.clone() } else { cni.clone() };
-        let boot_id = std::fs::read_to_string(&config.runtime.boot_id)
-            .map_err(|e| Error::internal(format!("{}: {e}", config.runtime.boot_id.display())))?;
         let node = Arc::new(Self {
             spawner: Spawner::new(&config.runtime.shim)?,
             bounding: strata_sys::caps::bounding().map_err(|e| Error::internal(e.to_string()))?,
-            boot_id: boot_id.trim().to_owned(),
+            boot_id,
             streaming: Streaming::open(&config.streaming)?,
             store,
             images,

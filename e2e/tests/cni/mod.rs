@@ -3,6 +3,7 @@
 mod crashes;
 mod handlers;
 mod hangs;
+mod leases;
 mod lists;
 mod ports;
 mod rig;

@@ -3,7 +3,7 @@
 //! ```text
 //!   list.rs  which network          template.rs  one made from the node's pod CIDR
 //!   args.rs  what plugins are told  exec.rs      running one           result.rs  what ADD answers
-//!   strays.rs  plugins that another daemon left running
+//!   strays.rs  plugins that another daemon left running    leases.rs  what a power cut left of addresses
 //!
 //!   intent ─▶ pod.json: the list, interface, arguments      ADD: each plugin in order, given the one before's result
 //!   ADD's result ─▶ pod.json                                DEL: the recorded list backwards, given ADD's last result
@@ -15,6 +15,7 @@
 
 mod args;
 mod exec;
+mod leases;
 mod list;
 mod result;
 mod strays;
@@ -33,6 +34,7 @@ use crate::tasks::blocking;
 use exec::{Call, Failure, Runner, code};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
+pub(crate) use leases::Boot;
 use list::{List, Version, type_of};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -63,6 +65,7 @@ struct Shared {
     /// Shared by what concerns one pod; GC is alone, as it would take what an ADD is about to answer for left behind.
     traffic: tokio::sync::RwLock<()>,
     gc_due: AtomicBool,
+    boot: Boot,
     probe: tokio::sync::Mutex<Option<upkeep::Probe>>,
     warned: Mutex<BTreeSet<String>>,
 }
@@ -121,7 +124,7 @@ fn with_network(list: &List, plugin: &Map<String, Value>) -> Map<String, Value> 
 
 impl Cni {
     /// A provider for what the configuration names, with the pod CIDR as far as it is known.
-    pub(crate) fn new(config: &config::Network, cidrs: Option<PodCidrs>) -> Self {
+    pub(crate) fn new(config: &config::Network, cidrs: Option<PodCidrs>, boot: Boot) -> Self {
         Self(Arc::new(Shared {
             conf_dir: config.cni_conf_dir.clone(),
             template: config.cni_conf_template.clone(),
@@ -133,6 +136,7 @@ impl Cni {
             pods: Mutex::default(),
             traffic: tokio::sync::RwLock::default(),
             gc_due: AtomicBool::new(false),
+            boot,
             probe: tokio::sync::Mutex::default(),
             warned: Mutex::default(),
         }))
@@ -150,6 +154,7 @@ impl Cni {
     async fn list(&self) -> Result<List> {
         let dir = self.0.conf_dir.clone();
         let list = blocking(move || list::load(&dir)).await?;
+        self.mend_if_due(&list).await;
         self.collect_if_due(&list);
         Ok(list)
     }

@@ -49,7 +49,7 @@ impl Place {
             cni_bin_dirs: vec![self.path().into()],
             ..config::Network::default()
         };
-        Cni::new(&config, None)
+        Cni::new(&config, None, Boot::new(self.path(), "boot"))
     }
 
     /// Plugin, verb and configuration of each call.

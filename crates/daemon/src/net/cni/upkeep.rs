@@ -7,6 +7,7 @@ use super::{Cni, Journal, PREV_RESULT, template, with_network};
 use crate::error::{Error, Result};
 use crate::net::{Held, PodCidrs};
 use crate::regular;
+use crate::tasks::blocking;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -85,6 +86,21 @@ impl Cni {
             // Without a list it is done once there is one.
             let _ = cni.list().await;
         });
+    }
+
+    /// Frees the addresses whose records a power cut has emptied, if that has not been done since the machine started.
+    pub(super) async fn mend_if_due(&self, list: &List) {
+        if !self.0.boot.take() {
+            return;
+        }
+        let (cni, list) = (self.clone(), list.clone());
+        let mended = blocking(move || {
+            cni.0.boot.mend(&list);
+            Ok(())
+        });
+        if let Err(e) = mended.await {
+            tracing::warn!(error = %e, "empty records of addresses");
+        }
     }
 
     /// Begins GC if it has not been done since this daemon started.
