@@ -92,7 +92,9 @@ pub fn traces(node: &Node) -> BTreeSet<String> {
         links.lines().filter_map(|l| l.split(['@', ' ']).next()).map(|name| format!("interface {name}")),
     );
     for program in ["iptables-save", "ip6tables-save"] {
-        found.extend(rules(program, &node.run(program, &[]).ok().stdout));
+        // Where it is not installed no plugin can have used it.
+        let if_there = format!("! command -v {program} >/dev/null || exec {program}");
+        found.extend(rules(program, &node.run("sh", &["-c", &if_there]).ok().stdout));
     }
     found.extend(
         node.run("nft", &["-s", "list", "ruleset"]).ok().stdout.lines().map(|l| format!("nft: {}", l.trim())),
