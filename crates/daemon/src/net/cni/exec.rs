@@ -307,7 +307,8 @@ mod tests {
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
-    async fn run(script: &str, limit: u64) -> Result<Vec<u8>, Failure> {
+    /// Each test has a pod of its own: a plugin that fails takes the pod's other processes with it.
+    async fn run(pod_id: &str, script: &str, limit: u64) -> Result<Vec<u8>, Failure> {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("plugin");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -319,7 +320,7 @@ mod tests {
             network: "net",
             program: "plugin",
             config: config.as_object().unwrap(),
-            pod_id: "exec-test-pod",
+            pod_id,
             netns: "/ns",
             interface: "eth0",
             args: "A=1;B=2",
@@ -339,23 +340,24 @@ mod tests {
     #[tokio::test]
     async fn parameters_configuration_and_answer() {
         let script = "read c; echo \"$CNI_COMMAND $CNI_CONTAINERID $CNI_NETNS $CNI_IFNAME $CNI_ARGS $c\"";
-        let told = String::from_utf8(run(&format!("{script}\nexit 0"), 20).await.unwrap()).unwrap();
-        assert_eq!(told, "ADD exec-test-pod /ns eth0 A=1;B=2 {\"name\":\"net\"}\n");
+        let told = String::from_utf8(run("exec-test-told", &format!("{script}\nexit 0"), 20).await.unwrap())
+            .unwrap();
+        assert_eq!(told, "ADD exec-test-told /ns eth0 A=1;B=2 {\"name\":\"net\"}\n");
     }
 
     #[tokio::test]
     async fn failures_are_told_with_everything_that_is_known() {
         let refusal =
             r#"echo '{"cniVersion":"1.0.0","code":11,"msg":"busy","details":"lock"}'; echo why >&2; exit 1"#;
-        let failure = run(refusal, 20).await.unwrap_err();
+        let failure = run("exec-test-fails", refusal, 20).await.unwrap_err();
         let text = failure.error.to_string();
         assert_eq!((failure.code, failure.error.kind()), (Some(11), Kind::Unavailable));
         for part in ["ADD", "net", "plugin", "busy: lock", "code 11", "it wrote: why"] {
             assert!(text.contains(part), "{text}");
         }
-        let failure = run("kill -9 $$", 20).await.unwrap_err();
+        let failure = run("exec-test-fails", "kill -9 $$", 20).await.unwrap_err();
         assert!(failure.error.to_string().contains("SIGKILL"), "{}", failure.error);
-        let failure = run("exit 3", 20).await.unwrap_err();
+        let failure = run("exec-test-fails", "exit 3", 20).await.unwrap_err();
         assert!(failure.code.is_none() && failure.error.to_string().contains('3'), "{}", failure.error);
     }
 
@@ -365,7 +367,7 @@ mod tests {
         let pid = dir.path().join("pid");
         let script = format!("sleep 1000 & echo $! > {}; wait", pid.display());
         // Long enough for a shell to start on a busy machine.
-        let failure = run(&script, 4).await.unwrap_err();
+        let failure = run("exec-test-hangs", &script, 4).await.unwrap_err();
         assert_eq!(failure.error.kind(), Kind::DeadlineExceeded);
         let pid: i32 = std::fs::read_to_string(pid).unwrap().trim().parse().unwrap();
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
@@ -374,8 +376,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_is_left_in_the_background_does_not_hold_it_up() {
-        let told = run("echo done; sleep 5 & exit 0", 20).await.unwrap();
+        let told = run("exec-test-left", "echo done; sleep 5 & exit 0", 20).await.unwrap();
         assert_eq!(told, b"done\n");
-        strays::end("exec-test-pod").await.unwrap();
+        strays::end("exec-test-left").await.unwrap();
     }
 }
