@@ -25,7 +25,7 @@ use crate::ids::{is_id, now};
 use crate::net::Held;
 use crate::node::Node;
 use crate::pod::state::{Change, PodState};
-use crate::pod::{Pod, short};
+use crate::pod::{Pod, files, short};
 use crate::request::Origin;
 use crate::shim::{Connected, Shim};
 use crate::tasks::blocking;
@@ -91,10 +91,11 @@ impl Node {
 
     async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
         let record = pod.record();
-        // A pod of the strata command lives for its one container, whose creation may have been cut off.
-        let empty = record.origin == Origin::Strata && self.containers.of_pod(pod.id()).is_empty();
-        if empty || matches!(record.state, PodState::Creating | PodState::Discarding) {
-            let _ = pod.change(Change::Discarding);
+        if record.state == PodState::Discarding {
+            // What says that it is unfinished goes with its files.
+            if files::unfinished(pod.state_dir()) {
+                self.put_discarded(pod).await;
+            }
             return self.discard_pod(pod).await;
         }
         if record.boot_id != self.boot_id {

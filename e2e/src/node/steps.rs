@@ -6,7 +6,7 @@
 use super::{Node, process};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicUsize, Ordering};
 use std::time::Duration;
 use strata_sys::notify::{Answer, Listener, install_here};
 
@@ -32,12 +32,17 @@ const CALLS: [&str; 18] = [
     "sendto",
 ];
 
+/// How long no call comes when all but one thread have done what they can.
+const QUIET: Duration = Duration::from_millis(150);
+
 /// What is to happen to the daemon.
 #[derive(Debug, Default)]
 struct Plan {
     daemon: AtomicI32,
     /// How many more steps it may begin, itself included; 0 for all.
     left: AtomicUsize,
+    /// The last step waits until nothing else goes on, and only then the daemon ends.
+    lags: AtomicBool,
 }
 
 /// The daemons of a node, one after the other, each of which ends where it is told to.
@@ -75,6 +80,13 @@ impl<'a> Steps<'a> {
         plan.daemon.store(self.node.pid(), Ordering::SeqCst);
     }
 
+    /// From now on the last step is one of a thread that lags: what others do at the same time is done before the daemon ends.
+    #[must_use]
+    pub fn lagging(self) -> Self {
+        self.plan.lags.store(true, Ordering::SeqCst);
+        self
+    }
+
     /// Does something during which the daemon ends before its n-th step, and starts it again. `None` if it came to its end.
     #[track_caller]
     pub fn killed_at<T>(&self, step: usize, call: impl FnOnce() -> T) -> Option<T> {
@@ -90,11 +102,17 @@ impl<'a> Steps<'a> {
 }
 
 fn answer(listener: &Listener, plan: &Plan) {
+    // The daemon that has a thread which lags.
+    let mut lagging = None;
     loop {
-        let call = match listener.next(Duration::from_secs(5)) {
+        let quiet = if lagging.is_some() { QUIET } else { Duration::from_secs(5) };
+        let call = match listener.next(quiet) {
             Ok(Some(call)) => call,
             Ok(None) => return,
-            Err(e) if e.errno == rustix::io::Errno::TIMEDOUT => continue,
+            Err(e) if e.errno == rustix::io::Errno::TIMEDOUT => {
+                lagging.take().into_iter().for_each(process::kill);
+                continue;
+            }
             Err(e) => panic!("{e}"),
         };
         let daemon = plan.daemon.load(Ordering::SeqCst);
@@ -102,7 +120,10 @@ fn answer(listener: &Listener, plan: &Plan) {
         let counted = own
             .then(|| plan.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1)));
         if counted == Some(Ok(1)) {
-            process::kill(daemon);
+            match plan.lags.load(Ordering::SeqCst) {
+                true => lagging = Some(daemon),
+                false => process::kill(daemon),
+            }
             continue;
         }
         // A thread that was killed meanwhile needs no answer.

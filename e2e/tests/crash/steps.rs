@@ -44,6 +44,7 @@ fn of_a_pod() {
                 assert_eq!(*early, id, "step {step}");
             }
             assert_eq!(node.pod_status(&id).state(), PodSandboxState::SandboxReady, "step {step}");
+            whole(node, &id, step);
             let stopped = steps.killed_at(step, || node.stop_pod(&id));
             node.stop_pod(&id).unwrap();
             let removed = steps.killed_at(step, || node.remove_pod(&id));
@@ -58,6 +59,42 @@ fn of_a_pod() {
         println!("steps of RunPodSandbox, StopPodSandbox, RemovePodSandbox: {reached:?}");
         assert!(reached.iter().all(|n| (1..MANY - 1).contains(n)), "{reached:?}");
     });
+}
+
+/// A pod's record, its network and its shim are made at the same time: whichever of them is late, half a pod is none.
+#[test]
+fn of_a_pod_when_one_thread_lags() {
+    test(|node| {
+        let steps = Steps::of(node).lagging();
+        let config = pod(node, "lags");
+        let first = node.run_pod(&config);
+        node.remove_pod(&first).unwrap();
+        let before = traces(node);
+        for step in 1..MANY {
+            let made = steps.killed_at(step, || node.try_run_pod(&config));
+            let id = node.run_pod(&config);
+            if let Some(Ok(early)) = &made {
+                assert_eq!(*early, id, "step {step}");
+            }
+            assert_eq!(node.pod_status(&id).state(), PodSandboxState::SandboxReady, "step {step}");
+            whole(node, &id, step);
+            node.remove_pod(&id).unwrap();
+            nothing_is_left(node, &before, step);
+            if made.is_none() {
+                println!("{} steps of RunPodSandbox", step - 1);
+                return assert!(step > 1);
+            }
+        }
+        panic!("RunPodSandbox has more than {MANY} steps");
+    });
+}
+
+/// What is made last of a pod is there for its containers.
+#[track_caller]
+fn whole(node: &Node, pod_id: &str, step: usize) {
+    let hosts = std::fs::read_to_string(node.dir(&format!("state/pods/{pod_id}/hosts"))).unwrap_or_default();
+    let ip = node.pod_status(pod_id).network.unwrap().ip;
+    assert!(hosts.contains("localhost") && hosts.contains(&ip), "step {step}: {hosts:?}");
 }
 
 #[test]

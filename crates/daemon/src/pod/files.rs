@@ -1,4 +1,4 @@
-//! What a pod's containers share as files: hosts, hostname, resolv.conf, /dev/shm.
+//! What a pod's containers share as files: hosts, hostname, resolv.conf, /dev/shm; and whether all of a pod is there.
 
 use crate::container::plan::mounts::PodFiles;
 use crate::error::{Error, Result};
@@ -12,6 +12,25 @@ use strata_wire::plan::IdMap;
 
 /// How large /dev/shm is, in bytes: as with other runtimes.
 const SHM_SIZE: &str = "67108864";
+
+/// In the state directory of a pod that is being made, until everything is there and its ID may be told.
+const UNFINISHED: &str = "unfinished";
+
+/// A pod's making begins.
+pub(crate) fn begin(dir: &Path) -> Result<()> {
+    put(dir, UNFINISHED, "")
+}
+
+/// All of a pod is there.
+pub(crate) fn finish(dir: &Path) -> Result<()> {
+    let path = dir.join(UNFINISHED);
+    std::fs::remove_file(&path).map_err(|e| Error::internal(format!("unlink {}: {e}", path.display())))
+}
+
+/// Whether a pod's making was cut off, by the end of a stratad: after a power cut nothing says so.
+pub(crate) fn unfinished(dir: &Path) -> bool {
+    dir.join(UNFINISHED).exists()
+}
 
 /// Where a pod's files are, in its state directory.
 pub(crate) fn paths(dir: &Path, own_ipc: bool) -> PodFiles {

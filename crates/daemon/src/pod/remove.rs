@@ -1,6 +1,5 @@
 //! RemovePodSandbox: a pod goes with its containers and its record.
 
-use super::short;
 use super::state::{Change, PodState};
 use crate::error::Result;
 use crate::node::Node;
@@ -22,11 +21,8 @@ impl Node {
             node.end_containers(&pod).await;
             pod.change(Change::Discarding)?;
             node.containers.of_pod(pod.id()).iter().for_each(|c| node.containers.free_name(c.id()));
-            // From here on it is gone for everybody; should this daemon die, the next one goes on from the record. If that
-            // cannot be written, the next one finds a pod without a shim instead.
-            if let Err(e) = node.put_pod(&pod).await {
-                tracing::warn!(pod = short(pod.id()), error = %e, "the pod's record cannot be written");
-            }
+            // From here on it is gone for everybody.
+            node.put_discarded(&pod).await;
             node.discard_pod(&pod).await;
             Ok(())
         })

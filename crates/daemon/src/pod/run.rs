@@ -5,7 +5,7 @@ use super::record::{PodKey, PodNetwork, PodRecord, VERSION};
 use super::resources::PodResources;
 use super::state::{Change, PodState};
 use super::sysctl::Sysctls;
-use super::{Pod, check, files, userns};
+use super::{Pod, check, files, short, userns};
 use crate::cgroups::{Held, names};
 use crate::config::Handler;
 use crate::container::plan::modules;
@@ -57,6 +57,8 @@ impl Node {
         let inserted = self.pods.insert_new(pod.clone());
         drop(choosing);
         if let Err(other) = inserted {
+            // One that recovery still looks at may turn out to be dead.
+            self.settled(&other).await?;
             return if other.state() == PodState::Ready && other.record().request() == request {
                 Ok(other.id().to_owned())
             } else {
@@ -70,6 +72,7 @@ impl Node {
             Ok(()) => Ok(pod.id().to_owned()),
             Err(e) => {
                 pod.change(Change::Discarding)?;
+                self.put_discarded(&pod).await;
                 self.discard_pod(&pod).await;
                 Err(e.context(format!("pod {}", pod.key())))
             }
@@ -190,7 +193,7 @@ impl Node {
                     Some(attached.map_err(|e| e.context(what))?)
                 }
             };
-            // Recorded as ready while its shim starts: one without a shim is found out at the next start of stratad.
+            // Recorded as ready while its shim starts: should this daemon die now, the next one sees that it is unfinished.
             pod.edit(|r| {
                 r.network.attachment.clone_from(&attachment);
                 r.boot_id.clone_from(&self.boot_id);
@@ -207,6 +210,7 @@ impl Node {
         let ips = attachment.map(|a| a.ips).unwrap_or_default();
         files::write_hosts(pod.state_dir(), &hostname(&record), &ips, record.namespaces.net.is_none())?;
         files::give(pod.state_dir(), userns::of_pod(&record.config)?)?;
+        files::finish(pod.state_dir())?;
         pod.change(Change::Ready)?;
         tokio::spawn(self.clone().watch_pod(pod.clone(), connected.events));
         Ok(())
@@ -218,6 +222,7 @@ impl Node {
         let fail = |e: strata_sys::Error| Error::internal(e.to_string());
         let dir = pod.state_dir();
         durable::mkdir_all(dir, 0o711).map_err(fail)?;
+        files::begin(dir)?;
         if record.origin == Origin::Kubernetes && record.config.log_directory.starts_with('/') {
             durable::mkdir_all(Path::new(&record.config.log_directory), 0o755).map_err(fail)?;
         }
@@ -291,6 +296,14 @@ impl Node {
         match log.lines().last() {
             Some(line) => error.context(format!("shim: {line}")),
             None => error,
+        }
+    }
+
+    /// Writes durably that a pod is being taken apart: should this daemon die, the next one goes on from the record. If that
+    /// cannot be written, the next one finds a pod without a shim instead.
+    pub(crate) async fn put_discarded(&self, pod: &Pod) {
+        if let Err(e) = self.put_pod(pod).await {
+            tracing::warn!(pod = short(pod.id()), error = %e, "the pod's record cannot be written");
         }
     }
 

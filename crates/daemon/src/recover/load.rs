@@ -7,8 +7,9 @@ use crate::container::{Container, Live};
 use crate::error::{Error, Kind, Result};
 use crate::node::Node;
 use crate::pod::record::{self as pod_record, PodRecord};
-use crate::pod::state::PodState;
-use crate::pod::{Pod, short};
+use crate::pod::state::{Change, PodState};
+use crate::pod::{Pod, files, short};
+use crate::request::Origin;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::HashMap;
@@ -64,7 +65,12 @@ impl Node {
         for (id, bytes) in self.store.pods()? {
             let bytes = bytes.map_err(Error::from);
             match bytes.as_ref().map_err(Clone::clone).and_then(|b| parse::<PodRecord>(&id, b)) {
-                Ok(record) => {
+                Ok(mut record) => {
+                    // Recorded as ready before it was: nobody has its ID.
+                    let told = record.origin == Origin::Strata || !files::unfinished(&self.pod_dir(&id));
+                    if record.state == PodState::Ready && !told {
+                        record.state = PodState::Creating;
+                    }
                     let pod = Pod::new(record, self.pod_dir(&id), false, self.events.clone());
                     self.pods.insert(pod.clone());
                     pods.insert(id, pod);
@@ -80,6 +86,14 @@ impl Node {
         }
         for (id, json) in self.store.containers() {
             self.load_container(&pods, &mut loaded, id, json.map_err(Error::from))?;
+        }
+        for pod in pods.values() {
+            // A pod of the strata command lives for its one container, whose creation may have been cut off.
+            let empty = pod.origin() == Origin::Strata && self.containers.of_pod(pod.id()).is_empty();
+            if empty || pod.state() == PodState::Creating {
+                // Before the first call: its name is free.
+                let _ = pod.change(Change::Discarding);
+            }
         }
         // The store has put their files away.
         loaded.lost_containers.extend_from_slice(self.store.lost_containers());
