@@ -56,6 +56,23 @@ fn a_container_that_made_threaded_groups_takes_execs() {
     client.remove("c1");
 }
 
+/// As an init system does that gives its services controllers, in a container that may not have more groups.
+#[test]
+fn a_container_that_leaves_no_room_takes_execs_where_its_init_is() {
+    let Some((pod, mut client)) = running() else { return };
+    if pod.cgroups.hierarchy().mode() != strata_cgroup::Mode::V2 {
+        return println!("skipped: cgroup v2 is not the only hierarchy here");
+    }
+    let own = pod.group("c1").v2_dir().unwrap();
+    let write = |file: &str, text: &str| std::fs::write(own.join(file), text).unwrap();
+    std::fs::create_dir(own.join("init.scope")).unwrap();
+    write("init.scope/cgroup.procs", &client.container("c1").pid.to_string());
+    write("cgroup.subtree_control", "+pids");
+    write("cgroup.max.descendants", "1");
+    let (out, _, code) = client.exec_output(&exec("c1", "e1", &["cat", "/proc/self/cgroup"]));
+    assert_eq!((out.as_str(), code), ("0::/init.scope\n", 0));
+}
+
 #[test]
 fn a_terminal_is_handed_to_the_client() {
     let Some((_pod, mut client)) = running() else { return };
