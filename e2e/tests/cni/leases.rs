@@ -47,13 +47,13 @@ fn addresses_whose_records_came_back_empty_are_free_again() {
                 leaks::names(&dir).into_iter().filter(|name| others.contains(&name.as_str())).collect();
             if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         });
-        let log = std::fs::read_to_string(node.dir("stratad.log")).unwrap();
-        assert!(
-            others
-                .iter()
-                .all(|a| log.contains(&format!("address=\"{a}\"")) || log.contains(&format!("address={a}"))),
-            "{log}"
-        );
+        // Told of after it was removed.
+        eventually(20, "each is told of", || {
+            let log = std::fs::read_to_string(node.dir("stratad.log")).unwrap();
+            let told =
+                |a: &&str| log.contains(&format!("address=\"{a}\"")) || log.contains(&format!("address={a}"));
+            if others.iter().all(told) { Ok(()) } else { Err(log) }
+        });
         for name in ["notes", "10.77.0.300", "10.77.0.9", "10.77.0.10"] {
             assert!(dir.join(name).symlink_metadata().is_ok(), "{name}");
         }
