@@ -34,3 +34,9 @@ retry() {
 	done
 	return 1
 }
+
+# Builds the tests' harness, and its programs into target/debug. The features of what is built add up over the packages that are
+# asked for, so it is always the whole workspace: for strata-e2e alone most of its dependencies would be built a second time.
+build_harness() {
+	cargo test --quiet --locked --workspace --test e2e --no-run
+}
