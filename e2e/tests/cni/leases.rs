@@ -37,6 +37,8 @@ fn addresses_whose_records_came_back_empty_are_free_again() {
         assert!(refused.message().contains("no IP addresses available"), "{refused}");
         // Not as long as somebody could be about to write one.
         node.crash();
+        let refused = node.try_run_pod(&pod(node, "full")).unwrap_err();
+        assert!(refused.message().contains("no IP addresses available"), "{refused}");
         assert_eq!(leaks::names(&dir).iter().filter(|name| others.contains(&name.as_str())).count(), 5);
 
         // The pod's own record, too: no DEL finds it, and the pod is dead.

@@ -69,10 +69,12 @@ impl Boot {
     }
 
     fn note(&self) {
-        let noted = durable::open_dir(&self.state)
+        // Pods make it, and there may have been none yet.
+        let noted = durable::mkdir_all(&self.state, 0o711)
+            .and_then(|()| durable::open_dir(&self.state))
             .and_then(|dir| durable::write_file_volatile(dir, MARK.as_ref(), self.id.as_bytes(), 0o600));
         if let Err(e) = noted {
-            tracing::debug!(error = %e, "the next start looks for empty records of addresses again");
+            tracing::warn!(error = %e, "the next start looks for empty records of addresses again");
         }
     }
 }
@@ -177,7 +179,8 @@ mod tests {
         }
         put("10.0.0.3", "pod\r\neth0");
         let ours = list(&json!({ "type": "host-local", "dataDir": at.path().join("data") }));
-        let state = at.path();
+        // No pod has made it yet.
+        let state = &at.path().join("state");
         let boot = Boot::new(state, "one");
         assert!(boot.take() && !boot.take());
         boot.mend(&list(&json!({ "type": "other", "dataDir": at.path().join("data") })));

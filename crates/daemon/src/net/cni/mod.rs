@@ -66,6 +66,8 @@ struct Shared {
     traffic: tokio::sync::RwLock<()>,
     gc_due: AtomicBool,
     boot: Boot,
+    /// Held while empty records are removed.
+    mending: tokio::sync::Mutex<()>,
     probe: tokio::sync::Mutex<Option<upkeep::Probe>>,
     warned: Mutex<BTreeSet<String>>,
 }
@@ -137,6 +139,7 @@ impl Cni {
             traffic: tokio::sync::RwLock::default(),
             gc_due: AtomicBool::new(false),
             boot,
+            mending: tokio::sync::Mutex::default(),
             probe: tokio::sync::Mutex::default(),
             warned: Mutex::default(),
         }))

@@ -90,6 +90,8 @@ impl Cni {
 
     /// Frees the addresses whose records a power cut has emptied, if that has not been done since the machine started.
     pub(super) async fn mend_if_due(&self, list: &List) {
+        // Whoever comes meanwhile waits: no ADD comes before it.
+        let _turn = self.0.mending.lock().await;
         if !self.0.boot.take() {
             return;
         }
