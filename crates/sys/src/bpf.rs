@@ -14,6 +14,10 @@ const PROG_TYPE_CGROUP_DEVICE: u32 = 15;
 const CGROUP_DEVICE: u32 = 6;
 const F_ALLOW_MULTI: u32 = 2;
 
+/// How often a program is given to the verifier again that a signal has stopped, which it says with `EAGAIN`: each signal is
+/// dealt with on the way back, so the next time is another one's.
+const ATTEMPTS: usize = 50;
+
 /// More programs than the kernel allows on one cgroup (`BPF_CGROUP_MAX_PROGS`).
 const MAX_PROGRAMS: usize = 64;
 
@@ -101,7 +105,20 @@ pub fn load_device_filter(instructions: &[u64]) -> Result<OwnedFd> {
         expected_attach_type: CGROUP_DEVICE,
         ..Load::default()
     };
-    match bpf(PROG_LOAD, &mut args) {
+    let load = |args: &mut Load| {
+        let stopped = |result: &std::io::Result<libc::c_long>| {
+            result.as_ref().is_err_and(|e| e.raw_os_error() == Some(libc::EAGAIN))
+        };
+        let mut result = bpf(PROG_LOAD, args);
+        for _ in 1..ATTEMPTS {
+            if !stopped(&result) {
+                break;
+            }
+            result = bpf(PROG_LOAD, args);
+        }
+        result
+    };
+    match load(&mut args) {
         Ok(fd) => Ok(owned(fd)),
         Err(first) => Err(first).call(|| format!("{} [{}]", call(), verifier_log(&mut args).trim())),
     }
@@ -161,4 +178,41 @@ fn attached(cgroup: BorrowedFd<'_>) -> Result<Vec<u32>> {
     bpf(PROG_QUERY, &mut args).call(|| "bpf(PROG_QUERY, CGROUP_DEVICE)".into())?;
     let count = usize::try_from(args.prog_cnt).unwrap_or(0).min(MAX_PROGRAMS);
     Ok(ids[..count].to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    extern "C" fn nothing(_: libc::c_int) {}
+
+    #[test]
+    fn signals_do_not_keep_a_filter_from_being_loaded() {
+        // r0 = 1, many times over, so that the verifier takes a while; exit.
+        let mut filter = vec![0x0000_0001_0000_00b7; 2000];
+        filter.push(0x95);
+        if let Err(e) = load_device_filter(&filter) {
+            println!("skipped: {e}");
+            return;
+        }
+        // SAFETY: the handler does nothing, which is safe at any point of any thread.
+        unsafe { libc::signal(libc::SIGURG, nothing as *const () as libc::sighandler_t) };
+        // SAFETY: it only names this thread.
+        let thread = unsafe { libc::pthread_self() };
+        let done = AtomicBool::new(false);
+        let loaded = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    // SAFETY: the thread waits below for this one to end, and so is there.
+                    unsafe { libc::pthread_kill(thread, libc::SIGURG) };
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+            });
+            let loaded = (0..1000).try_for_each(|_| load_device_filter(&filter).map(drop));
+            done.store(true, Ordering::Relaxed);
+            loaded
+        });
+        loaded.unwrap();
+    }
 }
