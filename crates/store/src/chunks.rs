@@ -8,7 +8,7 @@
 //! A stage that is ahead waits for a buffer to come back, so a slow stage slows down the ones before it. Each pipeline has
 //! its buffers for itself until it ends: none can wait for another one in the middle.
 
-use std::io::{BufRead, Read, Result, Write};
+use std::io::{BufRead, BufReader, Read, Result, Write};
 use std::ops::Deref;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -191,6 +191,25 @@ impl BufRead for Chunks {
         self.at += n;
     }
 }
+
+/// Where bytes come from that may be kept beyond the next read.
+pub(crate) trait Source: BufRead {
+    /// The buffer in which the next bytes lie that [`fill_buf`](BufRead::fill_buf) has given, and where in it; `None` if they
+    /// lie in none that can be kept.
+    fn shared(&self) -> Option<(Arc<Chunk>, usize)> {
+        None
+    }
+}
+
+impl Source for Chunks {
+    fn shared(&self) -> Option<(Arc<Chunk>, usize)> {
+        Some((self.chunk.clone()?, self.at))
+    }
+}
+
+impl Source for &[u8] {}
+
+impl<R: Read> Source for BufReader<R> {}
 
 impl Read for Chunks {
     fn read(&mut self, out: &mut [u8]) -> Result<usize> {

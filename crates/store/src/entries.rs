@@ -143,15 +143,20 @@ impl EntryMeta {
     }
 }
 
-/// Writes the list of the files in `fs` beside it.
-pub(crate) fn write(path: &Path, mut entries: Vec<Packed>) -> Result<()> {
+/// Makes the list of the files in `fs`, in its order, of what an archive says they are.
+pub(crate) fn list(fs: &Path, mut entries: Vec<Packed>) -> Result<Vec<Packed>> {
     entries.sort_unstable_by(|a, b| order(a.path(), b.path()));
-    settle::settle(&path.with_file_name("fs"), &mut entries)?;
+    settle::settle(fs, &mut entries)?;
+    Ok(entries)
+}
+
+/// Writes the list.
+pub(crate) fn write(path: &Path, entries: &[Packed]) -> Result<()> {
     let what = || format!("write {}", path.display());
     let mut file = std::io::BufWriter::new(create_private(path).context(what)?);
     let mut hasher = xxhash_rust::xxh3::Xxh3::new();
     let mut line = format!("strata-entries {VERSION}\n");
-    for entry in &entries {
+    for entry in entries {
         hasher.update(line.as_bytes());
         file.write_all(line.as_bytes()).context(what)?;
         line.clear();

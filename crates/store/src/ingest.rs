@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   source ─▶ digest, blob file ─▶ decompress ─┬▶ diff ID
-//!                                              └▶ unpack
+//!                                              └▶ unpack ─▶ content of long files
 //! ```
 //! Each stage is a thread, so that one large layer keeps several cores busy. What lies between them are buffers of which
 //! there are so many ([`chunks`](crate::chunks)), so memory is bounded however many layers come at once. A tar that is not
@@ -10,7 +10,6 @@
 
 use crate::blob;
 use crate::chunks::{Chunks, Sender, Share, Supply, channel};
-use crate::entries;
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
 use crate::inflate::{Windows, inflate};
@@ -18,13 +17,14 @@ use crate::limits::Allowance;
 use crate::measure::Footprint;
 use crate::record::LayerRecord;
 use crate::store::Store;
+use crate::threads::{joined, stage};
 use crate::trash::{Scratch, create_private};
 use crate::unpack::{Unpacked, unpack};
 use std::fs::File;
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{Builder, Scope, ScopedJoinHandle};
+use std::thread::Scope;
 use strata_oci::digest::{Algorithm, Digest, Hasher};
 use strata_oci::{Compression, Descriptor};
 use strata_sys::durable;
@@ -155,8 +155,8 @@ impl Store {
         scratch: &Scratch,
         unpacked: Unpacked,
     ) -> Result<()> {
-        entries::write(&scratch.path().join("entries"), unpacked.entries)?;
-        self.publish_layer(lease, diff_id.hex(), scratch, unpacked.record, unpacked.measured)
+        let (record, measured) = unpacked.finish(&scratch.path())?;
+        self.publish_layer(lease, diff_id.hex(), scratch, record, measured)
     }
 
     /// Gives a layer's directory in tmp/ its name. If that is taken, another operation was faster with the same layer.
@@ -193,21 +193,6 @@ fn noting<T>(beyond: &AtomicBool, result: Result<T>) -> Result<T> {
         beyond.store(true, Ordering::Relaxed);
     }
     result
-}
-
-/// A stage of the pipeline: a thread by this name.
-fn stage<'scope, T: Send + 'scope>(
-    scope: &'scope Scope<'scope, '_>,
-    name: &str,
-    work: impl FnOnce() -> Result<T> + Send + 'scope,
-) -> Result<ScopedJoinHandle<'scope, Result<T>>> {
-    let thread = Builder::new().name(format!("strata-{name}")).spawn_scoped(scope, work);
-    thread.context(|| format!("start the thread that is to {name}"))
-}
-
-fn joined<T>(stage: ScopedJoinHandle<'_, Result<T>>) -> Result<T> {
-    let result = stage.join();
-    result.unwrap_or_else(|_| Err(Error::damaged("a stage of the pipeline panicked; this is a bug")))
 }
 
 /// The stages before unpacking. Of what came out: whether the source was read, and the digest of the tar.

@@ -52,6 +52,7 @@ mod shift;
 pub mod stages;
 mod store;
 mod sync;
+mod threads;
 mod trash;
 mod unpack;
 mod usage;

@@ -175,10 +175,13 @@ mod tests {
         let mut tar = tar::Builder::new(Vec::new());
         build(&mut tar);
         let tar = tar.into_inner().unwrap();
-        let dir = strata_sys::durable::open_dir(tmp.path()).unwrap();
+        let fs = tmp.path().join("fs");
+        fs::create_dir(&fs).unwrap();
+        let dir = strata_sys::durable::open_dir(&fs).unwrap();
         let (digest, limits) = (strata_oci::Digest::sha256_of(b""), crate::limits::Limits::default());
         let unpacked = crate::unpack::unpack(dir, &mut tar.as_slice(), &digest, &limits, None).unwrap();
-        (unpacked.measured, of(tmp.path(), None))
+        let (_, measured) = unpacked.finish(tmp.path()).unwrap();
+        (measured, of(&fs, None))
     }
 
     fn put(

@@ -1,9 +1,10 @@
 //! Extended attributes: which ones a layer keeps, and reading them from trees.
 
-use crate::error::{Error, Result};
+use crate::error::{Context, Error, Result};
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
 use std::ffi::{CStr, CString};
+use std::os::fd::AsFd;
 use std::path::Path;
 
 /// What marks a directory that hides what is below it (overlayfs.rst).
@@ -20,6 +21,12 @@ pub(crate) fn kept(name: &[u8]) -> bool {
 pub(crate) fn set(path: &Path, name: &CStr, value: &[u8]) -> Result<()> {
     rustix::fs::lsetxattr(path, name, value, XattrFlags::empty())
         .map_err(|e| failed("lsetxattr", path, name, e))
+}
+
+/// Sets one of an open file.
+pub(crate) fn set_open(file: impl AsFd, name: &CStr, value: &[u8]) -> Result<()> {
+    let set = rustix::fs::fsetxattr(file, name, value, XattrFlags::empty()).map_err(std::io::Error::from);
+    set.context(|| format!("fsetxattr {}", name.to_string_lossy()))
 }
 
 fn failed(call: &str, path: &Path, name: &CStr, e: Errno) -> Error {

@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Tar, assert_tidy, layer_of, layers_on_disk, open, privileged, pull};
+use common::{Tar, assert_tidy, layer_of, layers_on_disk, open, private_mounts, privileged, pull};
 use std::fs;
 use std::io::Read;
 use strata_oci::Digest;
@@ -156,4 +156,38 @@ fn a_damaged_image_is_not_listed_and_pulling_it_again_mends_it() {
     let store = open(dir.path());
     let other = pull(&store, "a", &[Tar::new().file("g", "y").done()]).unwrap();
     assert_eq!(store.resolve("a").unwrap().id, other.id, "a damaged image does not hold on to its name");
+}
+
+#[test]
+fn a_full_disk_is_told_of_with_the_entry_that_did_not_fit() {
+    if !privileged() {
+        return;
+    }
+    private_mounts();
+    let dir = tempfile::tempdir().unwrap();
+    let room = c"size=4m";
+    nix::mount::mount(Some("none"), dir.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), Some(room))
+        .unwrap();
+    let store = open(dir.path());
+    let (long, short) = ("x".repeat(300_000), "x".repeat(3_000));
+    // A long file's content and a short one's take different ways.
+    for (data, kept) in [(long, 5), (short, 500)] {
+        let name = |n: usize| format!("file-{n}");
+        let tar = (0..40 * kept).fold(Tar::new(), |tar, n| tar.file(&name(n), &data)).done();
+        let error = pull(&store, "big", &[tar]).unwrap_err();
+        let text = error.to_string();
+        assert_eq!(error.kind(), Kind::Io, "{text}");
+        assert!(text.contains("entry \"file-") && text.contains("No space left on device"), "{text}");
+        assert_eq!(layers_on_disk(dir.path()), 0);
+        store.gc(false).unwrap();
+        assert_tidy(dir.path());
+        // There is room again for what fits.
+        let fits = (0..kept).fold(Tar::new(), |tar, n| tar.file(&name(n), &data)).done();
+        let image = pull(&store, "small", &[fits]).unwrap();
+        store.remove_image(&image.id, None, true, |_| String::new()).unwrap();
+        store.gc(false).unwrap();
+        assert_tidy(dir.path());
+    }
+    drop(store);
+    nix::mount::umount2(dir.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
 }

@@ -2,7 +2,6 @@
 
 use super::View;
 use crate::blob;
-use crate::entries;
 use crate::error::{Context, Error, Result};
 use crate::index::{Inner, Lease};
 use crate::inflate::{WINDOW_LOG_MAX, inflate};
@@ -89,8 +88,8 @@ impl Store {
             )));
         }
         std::fs::remove_dir(&side).context(|| "remove the directory of links".into())?;
-        entries::write(&scratch.path().join("entries"), unpacked.entries)?;
-        self.publish_layer(lease, key, &scratch, unpacked.record, unpacked.measured)
+        let (record, measured) = unpacked.finish(&scratch.path())?;
+        self.publish_layer(lease, key, &scratch, record, measured)
     }
 
     /// Opens a compressed tar.

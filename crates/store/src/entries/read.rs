@@ -200,7 +200,7 @@ fn parse(line: &[u8]) -> Option<(Vec<u8>, EntryMeta)> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{Marks, Packed, write, write_entry};
+    use super::super::{Marks, Packed, list, write, write_entry};
     use super::*;
     use proptest::prelude::*;
 
@@ -254,7 +254,8 @@ mod tests {
         let path = dir.path().join("entries");
         let names = [&b"a-b"[..], b"a/b", b"a"];
         let entry = |name: &&[u8]| Packed::new(name, &EntryMeta::file(3, 4), Marks::default());
-        write(&path, names.iter().map(entry).collect()).unwrap();
+        let fs = dir.path().join("fs");
+        write(&path, &list(&fs, names.iter().map(entry).collect()).unwrap()).unwrap();
         let read = |list: &mut List| {
             let mut names = Vec::new();
             while let Some((name, _)) = list.next().unwrap() {

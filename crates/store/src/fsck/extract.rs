@@ -2,7 +2,6 @@
 
 use super::Run;
 use crate::chunks::CHUNK;
-use crate::entries;
 use crate::error::{Error, Result};
 use crate::trash::Scratch;
 use crate::unpack::unpack;
@@ -34,9 +33,9 @@ impl Run<'_> {
         if found != *diff_id {
             return Err(Error::damaged(format!("blob {} has the layer {found}", from.digest)));
         }
-        entries::write(&scratch.path().join("entries"), unpacked.entries)?;
+        let (record, measured) = unpacked.finish(&scratch.path())?;
         let spare = self.spare_key();
-        self.store.publish_layer(&self.lease, &spare, &scratch, unpacked.record, unpacked.measured)?;
+        self.store.publish_layer(&self.lease, &spare, &scratch, record, measured)?;
         self.store.swap_layer(&self.lease, key, &spare)
     }
 

@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::record::RootAttrs;
 use crate::xattr;
-use rustix::fs::{AtFlags, Gid, Mode, Timespec, Timestamps, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, Stat, Timespec, Timestamps, Uid};
 use std::ffi::{CString, OsStr};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -30,15 +30,27 @@ impl Attrs {
         RootAttrs { mode: self.mode, uid: self.uid, gid: self.gid, mtime: self.mtime, xattrs }
     }
 
-    /// For a file that is open: owner first, since changing it clears set-user-ID bits and capabilities.
-    pub(super) fn apply_file(&self, file: &OwnedFd, dir: impl AsFd, name: &[u8]) -> Result<()> {
+    /// For a file that is open; what it is then. Owner first, since changing it clears set-user-ID bits and capabilities.
+    pub(super) fn apply_file(&self, file: &OwnedFd) -> Result<Stat> {
         if (self.uid, self.gid) != (0, 0) {
             rustix::fs::fchown(file, Some(uid(self.uid)), Some(gid(self.gid)))
                 .map_err(std::io::Error::from)?;
         }
-        rustix::fs::fchmod(file, Mode::from_raw_mode(self.mode)).map_err(std::io::Error::from)?;
-        self.set_xattrs(dir, name)?;
-        Ok(rustix::fs::futimens(file, &times(self.mtime)).map_err(std::io::Error::from)?)
+        let set_mode =
+            || rustix::fs::fchmod(file, Mode::from_raw_mode(self.mode)).map_err(std::io::Error::from);
+        if !self.xattrs.is_empty() {
+            set_mode()?;
+        }
+        for (key, value) in &self.xattrs {
+            xattr::set_open(file, key, value)?;
+        }
+        rustix::fs::futimens(file, &times(self.mtime)).map_err(std::io::Error::from)?;
+        let found = rustix::fs::fstat(file).map_err(std::io::Error::from)?;
+        // An ACL among the attributes has changed it rightly (acl(5)).
+        if self.xattrs.is_empty() && found.st_mode & 0o7777 != self.mode {
+            set_mode()?;
+        }
+        Ok(found)
     }
 
     /// For a symlink, which has no mode, or a device.

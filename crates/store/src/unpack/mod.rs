@@ -11,27 +11,31 @@
 pub(crate) mod archive;
 mod attrs;
 mod below;
+mod content;
 mod file;
 mod late;
 mod links;
 mod markers;
 mod place;
 mod tree;
+mod unpacked;
 
-use crate::entries::{EntryMeta, Kind as EntryKind, Packed};
+use crate::chunks::Source;
+use crate::entries::{EntryMeta, Kind as EntryKind};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
 use crate::limits::{Census, Limits};
 use crate::measure::Footprint;
 use crate::record::{FORMAT, LayerRecord, RootAttrs};
+use crate::threads::{joined, stage};
 use crate::xattr;
 use archive::Archive;
 pub(crate) use attrs::{Attrs, times};
 pub(crate) use below::Below;
+use content::Steps;
 use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
-use std::io::BufRead;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::rc::Rc;
@@ -39,14 +43,7 @@ use strata_oci::Digest;
 use strata_oci::whiteout::{self, Entry};
 use strata_sys::path::{Root, fd_path, remove_at};
 use tree::{Node, Tree, name_of, parent_of};
-
-/// A layer that was unpacked.
-pub(crate) struct Unpacked {
-    pub(crate) record: LayerRecord,
-    pub(crate) entries: Vec<Packed>,
-    /// What its tree takes up, where that could be told on the way: it saves looking at every file once more.
-    pub(crate) measured: Option<Footprint>,
-}
+pub(crate) use unpacked::Unpacked;
 
 /// Unpacks a tar into an empty directory; for one place in one stack, with what is below it.
 ///
@@ -54,11 +51,29 @@ pub(crate) struct Unpacked {
 /// [`Invalid`](crate::Kind::Invalid) or [`Limit`](crate::Kind::Limit), naming the entry, if the archive is broken or hostile.
 pub(crate) fn unpack(
     root: OwnedFd,
-    tar: &mut dyn BufRead,
+    tar: &mut dyn Source,
     diff_id: &Digest,
     limits: &Limits,
     below: Option<Below<'_>>,
 ) -> Result<Unpacked> {
+    std::thread::scope(|scope| {
+        let (steps, taken) = content::steps();
+        let writing = stage(scope, "write", || content::write_all(taken))?;
+        let made = make(root, tar, limits, below, steps);
+        // If that has failed the tree could not be finished.
+        let written = joined(writing)?;
+        made?.finish(diff_id, written)
+    })
+}
+
+/// Makes the tree; the content of its files is handed on.
+fn make<'b>(
+    root: OwnedFd,
+    tar: &mut dyn Source,
+    limits: &'b Limits,
+    below: Option<Below<'b>>,
+    steps: Steps,
+) -> Result<Unpacker<'b>> {
     let mut unpacker = Unpacker {
         root: Root::from_fd(root),
         tree: Tree::default(),
@@ -73,6 +88,7 @@ pub(crate) fn unpack(
         root_attrs: None,
         census: Census::new(limits),
         measured: Some(Footprint::default()),
+        steps: Some(steps),
     };
     let mut archive = Archive::new(tar);
     let mut last: Option<Vec<u8>> = None;
@@ -87,7 +103,8 @@ pub(crate) fn unpack(
         last = Some(entry.path);
     }
     archive.finish()?;
-    unpacker.finish(diff_id)
+    unpacker.steps = None;
+    Ok(unpacker)
 }
 
 /// How errors name an entry.
@@ -119,6 +136,8 @@ struct Unpacker<'b> {
     census: Census<'b>,
     /// Of what is there so far but for directories, as long as nothing of it has been removed.
     measured: Option<Footprint>,
+    /// To the thread that writes the content of files, until all entries are there.
+    steps: Option<Steps>,
 }
 
 impl Unpacker<'_> {
@@ -260,7 +279,7 @@ impl Unpacker<'_> {
         Ok(fd)
     }
 
-    fn finish(mut self, diff_id: &Digest) -> Result<Unpacked> {
+    fn finish(mut self, diff_id: &Digest, written: Footprint) -> Result<Unpacked> {
         self.finish_links()?;
         let hiding = self.finish_markers()?;
         // What a lower layer hands up, what hides it, and what comes late are seldom, and counted by walking.
@@ -268,8 +287,7 @@ impl Unpacker<'_> {
             self.measured = None;
         }
         self.finish_late()?;
-        let directories = self.tree.set_directory_times(&self.root)?;
-        let measured = self.measured.map(|files| files.and(directories));
+        let measured = self.measured.map(|rest| rest.and(written));
         let mut record = LayerRecord {
             format: FORMAT,
             diff_id: diff_id.clone(),
@@ -297,6 +315,6 @@ impl Unpacker<'_> {
             record.markers = self.markers.into_iter().collect();
             record.links = self.links.into_iter().flat_map(|(link, target)| [link, target]).collect();
         }
-        Ok(Unpacked { record, entries: self.tree.into_entries(), measured })
+        Ok(Unpacked { record, entries: self.tree.into_entries(), measured, root: self.root })
     }
 }

@@ -2,7 +2,7 @@
 
 use super::archive::{self, Archive};
 use super::tree;
-use super::{Unpacker, file};
+use super::{Unpacker, content, file};
 use crate::entries::{EntryMeta, Kind};
 use crate::error::{Context, Error, Result};
 use crate::escape::escape;
@@ -37,9 +37,13 @@ impl Unpacker<'_> {
         let meta = match entry.kind {
             T::Regular | T::Continuous | T::GNUSparse => {
                 self.census.file(entry.size)?;
-                let (file, meta) = file::write(archive, entry, &dir, name)?;
-                attrs.apply_file(&file, &dir, name)?;
-                meta
+                let steps = self.steps.as_ref().ok_or_else(content::gone)?;
+                let (meta, measured) = file::make(archive, entry, &dir, name, steps)?;
+                if let (Some(all), Some(measured)) = (&mut self.measured, measured) {
+                    *all = all.and(measured);
+                }
+                self.tree.insert(&path, &meta.with(attrs));
+                return Ok(());
             }
             T::Symlink => {
                 make_symlink(&entry.link, &dir, name)?;

@@ -2,16 +2,11 @@
 
 use super::below::{Below, Found};
 use crate::entries::{EntryMeta, Kind, Marks, Packed};
-use crate::error::{Context, Error, Result};
+use crate::error::{Error, Result};
 use crate::escape::escape;
-use crate::measure::Footprint;
-use rustix::fs::OFlags;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::ffi::OsStr;
 use std::ops::Bound;
-use std::os::unix::ffi::OsStrExt;
 use strata_oci::whiteout;
-use strata_sys::path::Root;
 
 /// As the kernel does it (path_resolution(7)).
 const MAX_SYMLINKS: usize = 40;
@@ -238,22 +233,6 @@ impl Tree {
     /// See [`Tree::passed`].
     pub(super) fn passed(&self) -> Vec<Vec<u8>> {
         self.passed.iter().cloned().collect()
-    }
-
-    /// Sets what creating files in directories has changed, innermost first. Returns what the directories take up, the root
-    /// included.
-    pub(super) fn set_directory_times(&self, root: &Root) -> Result<Footprint> {
-        let mut measured = Footprint::default();
-        measured.count(&rustix::fs::fstat(root).map_err(std::io::Error::from)?);
-        for entry in self.nodes.iter().rev().filter(|entry| entry.kind() == Kind::Dir) {
-            let path = entry.path();
-            let fd = root.resolve(OsStr::from_bytes(path), OFlags::RDONLY | OFlags::DIRECTORY)?;
-            rustix::fs::futimens(&fd, &entry.meta().times())
-                .map_err(std::io::Error::from)
-                .context(|| format!("futimens({:?})", escape(path)))?;
-            measured.count(&rustix::fs::fstat(&fd).map_err(std::io::Error::from)?);
-        }
-        Ok(measured)
     }
 
     /// Bytes of regular files, each once, whatever number of names it has.

@@ -10,11 +10,12 @@ mod pax;
 mod sparse;
 
 use super::Attrs;
+use super::content::Bytes;
+use crate::chunks::Source;
 use crate::error::{Context, Error, Result};
 use header::{BLOCK, Header};
 use pax::Pax;
 pub(crate) use sparse::Extent;
-use std::io::BufRead;
 use tar::EntryType;
 
 /// The most bytes of one extended header, long name or map of a sparse file: as much as Go's archive/tar reads. All
@@ -46,7 +47,7 @@ impl Entry {
 
 /// A tar that is being read.
 pub(crate) struct Archive<'r> {
-    input: &'r mut dyn BufRead,
+    input: &'r mut dyn Source,
     /// Of the current entry's data, what has not been read, and what fills its last block.
     data: u64,
     padding: usize,
@@ -61,7 +62,7 @@ struct Extensions {
 }
 
 impl<'r> Archive<'r> {
-    pub(crate) fn new(input: &'r mut dyn BufRead) -> Self {
+    pub(crate) fn new(input: &'r mut dyn Source) -> Self {
         Self { input, data: 0, padding: 0 }
     }
 
@@ -133,6 +134,14 @@ impl<'r> Archive<'r> {
             return Err(cut(&format!("{} bytes before the end of an entry's data", self.data)));
         }
         Ok(&there[..there.len().min(usize::try_from(most).unwrap_or(usize::MAX))])
+    }
+
+    /// What [`data`](Self::data) gave, to be kept: the buffer itself, or a copy where there is none.
+    pub(super) fn keep(&mut self, n: usize) -> Result<Bytes> {
+        if let Some((chunk, at)) = self.input.shared() {
+            return Ok(Bytes::Shared(chunk, at..at + n));
+        }
+        Ok(Bytes::Own(self.data(n as u64)?.to_vec()))
     }
 
     /// So much of what [`data`](Self::data) gave is done with.
