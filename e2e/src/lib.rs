@@ -14,6 +14,7 @@ pub mod critest;
 pub mod faults;
 pub mod giants;
 pub mod images;
+pub mod kubelet;
 pub mod node;
 pub mod pty;
 pub mod tls;

@@ -68,6 +68,15 @@ pub fn kill(root: &str) {
     }
 }
 
+/// Makes a cgroup, and those above it, in every hierarchy.
+pub fn create(path: &str) -> Result<()> {
+    for mount in hierarchies() {
+        let dir = mount.join(path.trim_start_matches('/'));
+        std::fs::create_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
+    }
+    Ok(())
+}
+
 /// Removes `root` and all below it.
 pub fn remove(root: &str) {
     for dir in below(root) {

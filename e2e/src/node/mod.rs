@@ -267,7 +267,8 @@ impl Node {
     pub fn assert_traces(&self, before: &std::collections::BTreeSet<String>) {
         crate::eventually(20, "nothing new stays", || {
             let now = self.traces();
-            if now == *before { Ok(()) } else { Err(format!("{:#?}", now.symmetric_difference(before))) }
+            let differ: Vec<&String> = now.symmetric_difference(before).collect();
+            if differ.is_empty() { Ok(()) } else { Err(format!("{differ:#?}")) }
         });
     }
 
