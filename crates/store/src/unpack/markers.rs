@@ -38,7 +38,7 @@ pub(super) fn parse<'a>(paths: impl IntoIterator<Item = &'a Vec<u8>>) -> Vec<Mar
         markers.push((dir, name));
     }
     markers.retain(|(dir, _)| !prefix_ends(dir).into_iter().any(|end| hidden.contains(&dir[..end])));
-    let parts = |dir: &[u8]| tree::clean(dir).unwrap_or_default();
+    let parts = |dir| tree::clean(dir).unwrap_or_default().into_iter().map(<[u8]>::to_vec).collect();
     markers.into_iter().map(|(dir, name)| Marker { dir: parts(dir), name }).collect()
 }
 

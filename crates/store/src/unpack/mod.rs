@@ -79,6 +79,7 @@ fn make<'b>(
         tree: Tree::default(),
         below,
         dir: None,
+        parent: None,
         markers: BTreeSet::new(),
         renewed: BTreeSet::new(),
         links: BTreeMap::new(),
@@ -122,6 +123,8 @@ struct Unpacker<'b> {
     below: Option<Below<'b>>,
     /// The directory of the last entry: the next one is usually in it too.
     dir: Option<(Vec<u8>, Rc<OwnedFd>)>,
+    /// What the last entry's directory was called, and where it is: as long as nothing is removed, all of that path is there.
+    parent: Option<(Vec<u8>, Rc<[u8]>)>,
     /// Whiteouts as they are archived.
     markers: BTreeSet<Vec<u8>>,
     /// Directories in whose place the layer had something else before: what is below them is hidden.
@@ -151,8 +154,7 @@ impl Unpacker<'_> {
         };
         match whiteout::classify(name) {
             Entry::Plain(name) => {
-                let parent = self.tree.resolve(parents, self.below.as_ref())?;
-                self.ensure_dir(&parent)?;
+                let parent = self.parent_of_entry(parents)?;
                 self.place(archive, entry, &parent, name)
             }
             Entry::Whiteout(_) | Entry::Opaque => {
@@ -162,6 +164,20 @@ impl Unpacker<'_> {
             Entry::Ignored => Ok(()),
             Entry::Invalid => Err(Error::invalid("a whiteout of no name")),
         }
+    }
+
+    /// Where an entry's directory is, which is made if it is not there.
+    fn parent_of_entry(&mut self, parents: &[&[u8]]) -> Result<Rc<[u8]>> {
+        let listed = parents.join(&b'/');
+        if let Some((last, there)) = &self.parent
+            && *last == listed
+        {
+            return Ok(there.clone());
+        }
+        let there: Rc<[u8]> = self.tree.resolve(parents, self.below.as_ref())?.into();
+        self.ensure_dir(&there)?;
+        self.parent = Some((listed, there.clone()));
+        Ok(there)
     }
 
     fn root_entry(&mut self, entry: &archive::Entry) -> Result<()> {
@@ -227,16 +243,19 @@ impl Unpacker<'_> {
     /// Removes what an earlier entry put at a path: the last one counts.
     fn clear(&mut self, path: &[u8], name: &[u8]) -> Result<()> {
         self.links.remove(path);
-        match self.tree.get(path) {
+        let there = self.tree.get(path);
+        if there.is_some() {
+            self.measured = None;
+            self.parent = None;
+        }
+        match there {
             None => return Ok(()),
             Some(Node::Dir { .. }) => {
-                self.measured = None;
                 self.dir = None;
                 let dir = self.parent_fd(path)?;
                 crate::trash::remove_tree(&fd_path(&dir).join(OsStr::from_bytes(name)))?;
             }
             Some(_) => {
-                self.measured = None;
                 remove_at(self.parent_fd(path)?, OsStr::from_bytes(name), false)?;
             }
         }

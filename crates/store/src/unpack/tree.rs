@@ -37,7 +37,7 @@ pub(super) struct Tree {
 pub(super) const PATH_MAX: usize = 4095;
 
 /// The components of an archived path; a leading slash and `.` are dropped, `..` goes back but never out.
-pub(super) fn clean(path: &[u8]) -> Result<Vec<Vec<u8>>> {
+pub(super) fn clean(path: &[u8]) -> Result<Vec<&[u8]>> {
     if path.len() > PATH_MAX {
         return Err(Error::invalid(format!("the path has more than {PATH_MAX} bytes")));
     }
@@ -53,7 +53,7 @@ pub(super) fn clean(path: &[u8]) -> Result<Vec<Vec<u8>>> {
             _ if part.strip_prefix(whiteout::PREFIX).unwrap_or(part).len() > 255 => {
                 return Err(Error::invalid("a path component has more than 255 bytes"));
             }
-            _ => parts.push(part.to_vec()),
+            _ => parts.push(part),
         }
     }
     Ok(parts)
@@ -164,8 +164,12 @@ impl Tree {
 
     /// Where a path of directories leads, through symlinks of this layer and of those below, as sequential extraction would
     /// follow them. Without a look at what is below, what is not there is taken for a directory.
-    pub(super) fn resolve(&mut self, parts: &[Vec<u8>], below: Option<&Below<'_>>) -> Result<Vec<u8>> {
-        let mut todo: VecDeque<Vec<u8>> = parts.iter().cloned().collect();
+    pub(super) fn resolve(
+        &mut self,
+        parts: &[impl AsRef<[u8]>],
+        below: Option<&Below<'_>>,
+    ) -> Result<Vec<u8>> {
+        let mut todo: VecDeque<Vec<u8>> = parts.iter().map(|part| part.as_ref().to_vec()).collect();
         let (mut here, mut links) = (Vec::new(), 0);
         while let Some(part) = todo.pop_front() {
             match part.as_slice() {
@@ -306,7 +310,7 @@ mod tests {
         assert!(resolve(b"loop/x").is_err());
         assert!(resolve(b"file/x").is_err());
         assert!(clean(b"a/../../b").is_err());
-        assert_eq!(clean(b"./a//b/../c").unwrap(), [b"a".to_vec(), b"c".to_vec()]);
+        assert_eq!(clean(b"./a//b/../c").unwrap(), [b"a", b"c"]);
         assert_eq!(prefix_ends(b"a/bc/d"), [1, 4, 6]);
     }
 
