@@ -3,8 +3,12 @@
 
 use super::{Link, Pem};
 use crate::error::{Error, Result};
+use crate::regular;
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// The longest file, in bytes: the authorities of the whole Web are a quarter of a MiB.
+const MAX_SIZE: u64 = 4 << 20;
 
 /// What the certificates in a directory say; `None` if there are none.
 pub(super) fn of_directory(dir: &Path) -> Result<Option<Link>> {
@@ -17,7 +21,7 @@ pub(super) fn of_directory(dir: &Path) -> Result<Option<Link>> {
         })
         .collect();
     for key in files(dir, dir, &["key"])? {
-        if !key.with_extension("cert").is_file() {
+        if !key.with_extension("cert").exists() {
             let cert = key.with_extension("cert");
             return Err(bad(dir, "client", &key, format!("there is no {} beside it", cert.display())));
         }
@@ -88,7 +92,7 @@ fn files(from: &Path, dir: &Path, extensions: &[&str]) -> Result<Vec<PathBuf>> {
 }
 
 fn read(from: &Path, key: &str, path: &Path) -> Result<Vec<u8>> {
-    std::fs::read(path).map_err(|e| bad(from, key, path, e))
+    regular::read(path, MAX_SIZE).map_err(|e| bad(from, key, path, e))
 }
 
 fn holds(pem: &[u8], label: &str) -> bool {

@@ -15,6 +15,7 @@ mod tests;
 
 use super::auth::Credentials;
 use crate::error::{Error, Result};
+use crate::regular;
 use http::HeaderMap;
 use reqwest::Url;
 use std::fmt;
@@ -30,6 +31,9 @@ const DOCKER_HUB: &str = "registry-1.docker.io";
 const DEFAULT_DIR: &str = "_default";
 /// The file in a registry's directory.
 const FILE: &str = "hosts.toml";
+
+/// The longest of them, in bytes.
+const MAX_SIZE: u64 = 1 << 20;
 
 /// One place where a registry's content can be had.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -147,7 +151,7 @@ fn directory(config_path: &Path, registry: &str) -> Option<PathBuf> {
 fn read(config_path: &Path, registry: &str) -> Result<Vec<Endpoint>> {
     let Some(dir) = directory(config_path, registry) else { return Ok(vec![own(registry)?]) };
     let path = dir.join(FILE);
-    match std::fs::read_to_string(&path) {
+    match regular::read_text(&path, MAX_SIZE) {
         Ok(text) => file::parse(&path, &text, registry),
         Err(e) if e.kind() == io::ErrorKind::NotFound => {
             let mut endpoint = own(registry)?;
@@ -158,9 +162,10 @@ fn read(config_path: &Path, registry: &str) -> Result<Vec<Endpoint>> {
             }
             Ok(vec![endpoint])
         }
-        Err(e) => {
-            Err(Error::precondition(format!("{}: {e}; make it readable, or remove it", path.display())))
-        }
+        Err(e) => Err(Error::precondition(format!(
+            "{}: {e}; put a readable file there, or remove it",
+            path.display()
+        ))),
     }
 }
 

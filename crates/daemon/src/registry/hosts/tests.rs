@@ -194,3 +194,44 @@ async fn certificates_without_a_file_are_dockers() {
     let error = endpoints(dir.path(), "localhost:5000").await.unwrap_err().to_string();
     assert!(error.contains("me.key") && error.contains("me.cert"), "{error}");
 }
+
+/// Nothing in a registry's directory keeps a pull waiting, or fills the memory.
+#[test]
+fn what_is_no_small_file_is_named() {
+    type Make = fn(&Path);
+    let others: [(&str, Make); 3] = [
+        ("no regular file", |path| {
+            rustix::fs::mkfifoat(rustix::fs::CWD, path, rustix::fs::Mode::RUSR).unwrap();
+        }),
+        ("no regular file", |path| std::fs::create_dir(path).unwrap()),
+        ("longer than", |path| std::fs::File::create(path).unwrap().set_len(100 << 20).unwrap()),
+    ];
+    // What is spoiled, and the hosts.toml that names it.
+    for (name, hosts) in [
+        ("hosts.toml", ""),
+        ("ca.crt", ""),
+        ("me.cert", ""),
+        ("me.key", ""),
+        ("named.pem", "client = \"named.pem\""),
+        ("named.pem", "client = [[\"me.cert\", \"named.pem\"]]"),
+        ("more/ca.crt", "ca = \"more\""),
+    ] {
+        for (why, make) in others {
+            let dir = dir(&[("r:1/me.cert", CERT), ("r:1/me.key", KEY), ("r:1/more/good.crt", CERT)]);
+            let (root, path) = (dir.path().to_owned(), dir.path().join("r:1").join(name));
+            if !hosts.is_empty() {
+                std::fs::write(root.join("r:1/hosts.toml"), hosts).unwrap();
+            }
+            let _ = std::fs::remove_file(&path);
+            make(&path);
+            // A thread of its own, which may wait for ever.
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::spawn(move || tell.send(read(&root, "r:1")));
+            let read = told.recv_timeout(Duration::from_secs(60));
+            let error = read.unwrap_or_else(|_| panic!("{name}: it is waited for")).unwrap_err();
+            assert_eq!(error.kind(), Kind::FailedPrecondition, "{name}");
+            let text = error.to_string();
+            assert!(text.contains(why) && text.contains(&*path.to_string_lossy()), "{name}: {text}");
+        }
+    }
+}
