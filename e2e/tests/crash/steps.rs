@@ -1,7 +1,7 @@
 //! `kill -9` of the daemon at each step of making and removing pods and containers: whoever asks again gets what was asked for,
 //! once, and what is removed leaves nothing.
 
-use k8s_cri::v1::{ContainerState, PodSandboxState};
+use k8s_cri::v1::{ContainerState, PodSandboxConfig, PodSandboxState};
 use std::collections::BTreeSet;
 use strata_e2e::node::steps::Steps;
 use strata_e2e::node::{Node, container, pod, test};
@@ -38,19 +38,13 @@ fn of_a_pod() {
         let before = traces(node);
         let mut reached = [0; 3];
         for step in 1..MANY {
-            let made = steps.killed_at(step, || node.try_run_pod(&config));
-            let id = node.run_pod(&config);
-            if let Some(Ok(early)) = &made {
-                assert_eq!(*early, id, "step {step}");
-            }
-            assert_eq!(node.pod_status(&id).state(), PodSandboxState::SandboxReady, "step {step}");
-            whole(node, &id, step);
+            let (id, made) = made_again(node, &steps, &config, step);
             let stopped = steps.killed_at(step, || node.stop_pod(&id));
             node.stop_pod(&id).unwrap();
             let removed = steps.killed_at(step, || node.remove_pod(&id));
             node.remove_pod(&id).unwrap();
             nothing_is_left(node, &before, step);
-            let killed = [made.is_some(), stopped.is_some(), removed.is_some()];
+            let killed = [made, stopped.is_some(), removed.is_some()];
             killed.iter().zip(&mut reached).filter(|(killed, _)| **killed).for_each(|(_, n)| *n = step);
             if killed == [false; 3] {
                 break;
@@ -71,22 +65,29 @@ fn of_a_pod_when_one_thread_lags() {
         node.remove_pod(&first).unwrap();
         let before = traces(node);
         for step in 1..MANY {
-            let made = steps.killed_at(step, || node.try_run_pod(&config));
-            let id = node.run_pod(&config);
-            if let Some(Ok(early)) = &made {
-                assert_eq!(*early, id, "step {step}");
-            }
-            assert_eq!(node.pod_status(&id).state(), PodSandboxState::SandboxReady, "step {step}");
-            whole(node, &id, step);
+            let (id, made) = made_again(node, &steps, &config, step);
             node.remove_pod(&id).unwrap();
             nothing_is_left(node, &before, step);
-            if made.is_none() {
+            if !made {
                 println!("{} steps of RunPodSandbox", step - 1);
                 return assert!(step > 1);
             }
         }
         panic!("RunPodSandbox has more than {MANY} steps");
     });
+}
+
+/// A pod that is asked for again once the daemon was killed at this step, and whether it was.
+#[track_caller]
+fn made_again(node: &Node, steps: &Steps, config: &PodSandboxConfig, step: usize) -> (String, bool) {
+    let made = steps.killed_at(step, || node.try_run_pod(config));
+    let id = node.run_pod(config);
+    if let Some(Ok(early)) = &made {
+        assert_eq!(*early, id, "step {step}");
+    }
+    assert_eq!(node.pod_status(&id).state(), PodSandboxState::SandboxReady, "step {step}");
+    whole(node, &id, step);
+    (id, made.is_some())
 }
 
 /// What is made last of a pod is there for its containers.
