@@ -11,11 +11,12 @@ use super::list::{List, type_of};
 use crate::error::{Error, Kind, Result};
 use rustix::fs::{AtFlags, Dir, FileType, FlockOperation, Mode, OFlags};
 use serde_json::Value;
+use std::collections::BTreeSet;
 use std::ffi::CStr;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use strata_sys::durable;
 
@@ -23,56 +24,84 @@ use strata_sys::durable;
 const PLUGIN: &str = "host-local";
 /// Where it keeps its files if its configuration does not say.
 const DEFAULT_DIR: &str = "/var/lib/cni/networks";
-/// The file in the state directory that says for which boot this has been done.
+/// The file in the state directory that says for which boot this has been done, and in which directories: a line each.
 const MARK: &str = "addresses-of-boot";
-/// How long a plugin is waited for that has the lock: none should run yet.
+/// How long a plugin is waited for that has the lock, the first time: none should run yet.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Whether this boot's empty records are still to be removed.
+/// Where empty records are still to be removed in this boot.
 #[derive(Debug)]
 pub(crate) struct Boot {
     state: PathBuf,
     id: String,
-    due: AtomicBool,
+    looked: Mutex<Looked>,
+}
+
+/// The plugin's directories that have been looked through.
+#[derive(Debug, Default)]
+struct Looked {
+    /// Nothing of an earlier boot is left in these.
+    done: BTreeSet<PathBuf>,
+    /// These could not be.
+    failed: BTreeSet<PathBuf>,
 }
 
 impl Boot {
     /// Of this boot, as an earlier daemon has noted in the state directory, which need not be there yet.
     pub(crate) fn new(state: &Path, id: &str) -> Self {
-        let done = std::fs::read_to_string(state.join(MARK)).is_ok_and(|text| text.trim() == id);
-        Self { state: state.into(), id: id.into(), due: AtomicBool::new(!done) }
+        let text = std::fs::read_to_string(state.join(MARK)).unwrap_or_default();
+        let mut lines = text.lines();
+        let noted = lines.next().is_some_and(|line| line == id);
+        let done = lines.filter(|_| noted).map(PathBuf::from).collect();
+        Self { state: state.into(), id: id.into(), looked: Mutex::new(Looked { done, ..Looked::default() }) }
     }
 
-    /// Whether it has to be done; nobody else is told so afterwards.
-    pub(super) fn take(&self) -> bool {
-        self.due.swap(false, Ordering::SeqCst)
+    fn looked(&self) -> MutexGuard<'_, Looked> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Removes empty records of a network and notes, unless something failed, that this boot needs no more of it. A failure is
-    /// warned of.
+    /// Whether a network has a directory in which it has to be done.
+    pub(super) fn due(&self, list: &List) -> bool {
+        dirs(list).any(|dir| !self.looked().done.contains(&dir))
+    }
+
+    /// Removes a network's empty records where that has not been done in this boot, and notes that it has. A failure is warned
+    /// of once, and leaves it due.
     pub(super) fn mend(&self, list: &List) {
-        let mut whole = true;
         for dir in dirs(list) {
-            if let Err(e) = mend(&list.name, &dir) {
-                tracing::warn!(
+            let (done, again) = {
+                let looked = self.looked();
+                (looked.done.contains(&dir), looked.failed.contains(&dir))
+            };
+            if done {
+                continue;
+            }
+            match mend(&list.name, &dir, if again { Duration::ZERO } else { PATIENCE }) {
+                Ok(()) => {
+                    self.looked().done.insert(dir);
+                    self.note();
+                }
+                Err(e) if self.looked().failed.insert(dir.clone()) => tracing::warn!(
                     network = list.name,
                     dir = %dir.display(),
                     error = %e,
-                    "empty records of addresses cannot be removed; such an address stays taken until its file is deleted"
-                );
-                whole = false;
+                    "empty records of addresses cannot be removed yet; such an address stays taken until they can, or until its file is deleted"
+                ),
+                Err(_) => {}
             }
-        }
-        if whole {
-            self.note();
         }
     }
 
     fn note(&self) {
+        let mut text = self.id.clone();
+        for dir in &self.looked().done {
+            text.push('\n');
+            text.push_str(&dir.to_string_lossy());
+        }
         // Pods make it, and there may have been none yet.
         let noted = durable::mkdir_all(&self.state, 0o711)
             .and_then(|()| durable::open_dir(&self.state))
-            .and_then(|dir| durable::write_file_volatile(dir, MARK.as_ref(), self.id.as_bytes(), 0o600));
+            .and_then(|dir| durable::write_file_volatile(dir, MARK.as_ref(), text.as_bytes(), 0o600));
         if let Err(e) = noted {
             tracing::warn!(error = %e, "the next start looks for empty records of addresses again");
         }
@@ -89,7 +118,7 @@ fn dirs(list: &List) -> impl Iterator<Item = PathBuf> {
     })
 }
 
-fn mend(network: &str, path: &Path) -> Result<()> {
+fn mend(network: &str, path: &Path, patience: Duration) -> Result<()> {
     let failed = |e: rustix::io::Errno| Error::internal(e.to_string());
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let dir = match rustix::fs::open(path, flags, Mode::empty()) {
@@ -101,7 +130,7 @@ fn mend(network: &str, path: &Path) -> Result<()> {
     if empty(&dir).map_err(failed)?.is_empty() {
         return Ok(());
     }
-    let _lock = lock(&dir)?;
+    let _lock = lock(&dir, patience)?;
     for address in empty(&dir).map_err(failed)? {
         rustix::fs::unlinkat(&dir, address.to_string(), AtFlags::empty()).map_err(failed)?;
         tracing::warn!(
@@ -137,7 +166,7 @@ fn address(name: &CStr) -> Option<IpAddr> {
     name.parse().ok().filter(|address: &IpAddr| address.to_string() == name)
 }
 
-fn lock(dir: impl AsFd) -> Result<OwnedFd> {
+fn lock(dir: impl AsFd, patience: Duration) -> Result<OwnedFd> {
     let flags = OFlags::CREATE | OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
     let file = rustix::fs::openat(dir, "lock", flags, Mode::RUSR | Mode::WUSR)
         .map_err(|e| Error::internal(format!("its lock: {e}")))?;
@@ -145,7 +174,7 @@ fn lock(dir: impl AsFd) -> Result<OwnedFd> {
     loop {
         match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
             Ok(()) => return Ok(file),
-            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < PATIENCE => {
+            Err(rustix::io::Errno::WOULDBLOCK) if begun.elapsed() < patience => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             Err(rustix::io::Errno::WOULDBLOCK) => {
@@ -182,9 +211,9 @@ mod tests {
         // No pod has made it yet.
         let state = &at.path().join("state");
         let boot = Boot::new(state, "one");
-        assert!(boot.take() && !boot.take());
+        assert!(boot.due(&ours));
         boot.mend(&list(&json!({ "type": "other", "dataDir": at.path().join("data") })));
-        assert!(has("10.0.0.2"));
+        assert!(has("10.0.0.2") && boot.due(&ours));
         boot.mend(&ours);
         for (name, stays) in [
             ("10.0.0.2", false),
@@ -196,7 +225,15 @@ mod tests {
         ] {
             assert_eq!(has(name), stays, "{name}");
         }
-        assert!(!Boot::new(state, "one").take() && Boot::new(state, "two").take());
+        assert!(
+            !boot.due(&ours) && !Boot::new(state, "one").due(&ours) && Boot::new(state, "two").due(&ours)
+        );
+        // What is empty from now on is no power cut's.
+        put("10.0.0.2", "");
+        for boot in [boot, Boot::new(state, "one")] {
+            boot.mend(&ours);
+        }
+        assert!(has("10.0.0.2"));
     }
 
     #[test]
@@ -205,14 +242,36 @@ mod tests {
         let dir = at.path().join("net");
         std::fs::create_dir(&dir).unwrap();
         std::fs::write(dir.join("10.0.0.2"), "").unwrap();
-        let held = lock(durable::open_dir(&dir).unwrap()).unwrap();
+        let held = lock(durable::open_dir(&dir).unwrap(), PATIENCE).unwrap();
         let boot = Boot::new(at.path(), "one");
         let list = list(&json!({ "type": "host-local", "dataDir": at.path() }));
         boot.mend(&list);
-        assert!(dir.join("10.0.0.2").exists() && Boot::new(at.path(), "one").take());
+        assert!(dir.join("10.0.0.2").exists());
+        assert!(boot.due(&list) && Boot::new(at.path(), "one").due(&list));
         drop(held);
         boot.mend(&list);
-        assert!(!dir.join("10.0.0.2").exists());
+        assert!(!dir.join("10.0.0.2").exists() && !boot.due(&list));
+    }
+
+    /// Another name or directory, later in the same boot.
+    #[test]
+    fn each_directory_has_its_turn() {
+        let at = tempfile::tempdir().unwrap();
+        let state = &at.path().join("state");
+        let boot = Boot::new(state, "one");
+        let networks = ["a", "b"].map(|data| {
+            let dir = at.path().join(data);
+            std::fs::create_dir_all(dir.join("net")).unwrap();
+            std::fs::write(dir.join("net/10.0.0.2"), "").unwrap();
+            (list(&json!({ "type": "host-local", "dataDir": dir })), dir.join("net/10.0.0.2"))
+        });
+        for (list, record) in &networks {
+            assert!(boot.due(list) && Boot::new(state, "one").due(list));
+            boot.mend(list);
+            assert!(!record.exists() && !boot.due(list));
+        }
+        let next = Boot::new(state, "one");
+        assert!(networks.iter().all(|(list, _)| !next.due(list)));
     }
 
     #[test]

@@ -128,3 +128,24 @@ async fn what_fails_is_told_and_stays_owed() {
     let nothing = DetachRequest { intent: None, ..detach(&request, None) };
     cni.detach(nothing).await.unwrap();
 }
+
+#[tokio::test]
+async fn empty_records_that_could_not_be_removed_stay_due() {
+    let place = Place::new();
+    let data = place.path().join("data/net");
+    std::fs::create_dir_all(&data).unwrap();
+    let record = data.join("10.0.0.2");
+    std::fs::write(&record, "").unwrap();
+    let ipam = json!({ "type": "host-local", "dataDir": place.path().join("data") });
+    let list =
+        json!({ "cniVersion": "1.0.0", "name": "net", "plugins": [{ "type": "first", "ipam": ipam }] });
+    std::fs::write(place.path().join("10.conflist"), list.to_string()).unwrap();
+    let held = std::fs::File::create(data.join("lock")).unwrap();
+    held.lock().unwrap();
+    let cni = place.provider();
+    cni.list().await.unwrap();
+    assert!(record.exists());
+    drop(held);
+    cni.list().await.unwrap();
+    assert!(!record.exists());
+}

@@ -92,7 +92,7 @@ impl Cni {
     pub(super) async fn mend_if_due(&self, list: &List) {
         // Whoever comes meanwhile waits: no ADD comes before it.
         let _turn = self.0.mending.lock().await;
-        if !self.0.boot.take() {
+        if !self.0.boot.due(list) {
             return;
         }
         let (cni, list) = (self.clone(), list.clone());
