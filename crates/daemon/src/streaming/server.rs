@@ -3,7 +3,7 @@
 use super::channel::{Incoming, Outgoing};
 use super::handshake::{Transport, agree, refusal};
 use super::streams::{Session, of_spdy, of_websocket};
-use super::{Activity, Ticket, attach, exec, forward, spdy, tunnel, websocket};
+use super::{Activity, Ticket, attach, exec, forward, spdy, tls, tunnel, websocket};
 use crate::node::Node;
 use http::{Method, Request, Response, StatusCode};
 use hyper::body::Incoming as Body;
@@ -32,7 +32,11 @@ pub(super) async fn accept(node: Arc<Node>, listener: TcpListener) {
     loop {
         let Ok(place) = Arc::clone(&new).acquire_owned().await else { return };
         match listener.accept().await {
-            Ok((stream, _)) => _ = tokio::spawn(serve(node.clone(), stream, place)),
+            Ok((stream, _)) => {
+                let (node, tls) = (node.clone(), node.streaming.tls.clone());
+                let respond = move |request| respond(&node, request);
+                tokio::spawn(serve(stream, tls, place, HEAD_WITHIN, respond));
+            }
             Err(e) => {
                 // Of descriptors, for example: others may be closed meanwhile.
                 tracing::warn!(error = %e, "a streaming connection cannot be accepted");
@@ -42,14 +46,21 @@ pub(super) async fn accept(node: Arc<Node>, listener: TcpListener) {
     }
 }
 
-/// Serves one connection until it is upgraded or done; its place is given up then.
-async fn serve(node: Arc<Node>, stream: TcpStream, place: OwnedSemaphorePermit) {
+/// Serves one connection until it is upgraded or done; its place is given up then. TLS may take no longer than `within`, and
+/// nor may the request and the answer together.
+async fn serve(
+    stream: TcpStream,
+    tls: Option<tls::Acceptor>,
+    place: OwnedSemaphorePermit,
+    within: Duration,
+    respond: impl Fn(Request<Body>) -> Response<String>,
+) {
     // Keys that are typed go out one by one.
     let _ = stream.set_nodelay(true);
-    match node.streaming.tls.clone() {
-        None => http(node, stream).await,
-        Some(tls) => match tokio::time::timeout(HEAD_WITHIN, tls.0.accept(stream)).await {
-            Ok(Ok(stream)) => http(node, stream).await,
+    match tls {
+        None => http(stream, within, respond).await,
+        Some(tls) => match tokio::time::timeout(within, tls.0.accept(stream)).await {
+            Ok(Ok(stream)) => http(stream, within, respond).await,
             Ok(Err(error)) => tracing::debug!(%error, "a streaming connection without TLS"),
             Err(_) => {}
         },
@@ -57,19 +68,23 @@ async fn serve(node: Arc<Node>, stream: TcpStream, place: OwnedSemaphorePermit) 
     drop(place);
 }
 
-async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(node: Arc<Node>, stream: S) {
+async fn http<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
+    stream: S,
+    within: Duration,
+    respond: impl Fn(Request<Body>) -> Response<String>,
+) {
     let service = service_fn(|request| {
-        let response = respond(&node, request);
+        let response = respond(request);
         async move { Ok::<_, Infallible>(response) }
     });
     let served = hyper::server::conn::http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_WITHIN)
+        .header_read_timeout(within)
         .max_buf_size(MAX_HEAD)
         .serve_connection(TokioIo::new(stream), service)
         .with_upgrades();
     // It ends with the upgrade: a session is not in it.
-    if let Ok(Err(error)) = tokio::time::timeout(HEAD_WITHIN, served).await {
+    if let Ok(Err(error)) = tokio::time::timeout(within, served).await {
         tracing::debug!(%error, "a streaming connection ended");
     }
 }
@@ -178,3 +193,6 @@ fn over_channels<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     drop(packets);
     (work, forward::channels(node.clone(), pod.to_owned(), pairs))
 }
+
+#[cfg(test)]
+mod tests;
