@@ -42,8 +42,9 @@ pub fn on<T>(node: &Node, network: Network, f: impl FnOnce() -> T) -> (T, Vec<St
     (done, left)
 }
 
+/// Has a node connect its pods by a network from now on.
 #[track_caller]
-fn choose(node: &Node, network: Network) {
+pub fn choose(node: &Node, network: Network) {
     let list = cni::list(node, "pods", 77, "", &CHAINED);
     let lines = format!("[network]\n{}", cni::settings(node, &[]));
     cni::put_list(node, "10-pods.conflist", &list);

@@ -2,6 +2,7 @@
 
 mod basics;
 mod life;
+mod more;
 mod node;
 mod streams;
 
@@ -11,7 +12,7 @@ use super::Kubelet;
 pub type Check = fn(&mut Kubelet<'_>);
 
 /// All of them, by name, in the order in which they run.
-pub const ALL: [(&str, Check); 18] = [
+pub const ALL: [(&str, Check); 21] = [
     ("a pod runs and is removed", basics::pod_runs),
     ("volumes and variables", basics::volumes),
     ("users, capabilities and seccomp", basics::security),
@@ -29,5 +30,8 @@ pub const ALL: [(&str, Check); 18] = [
     ("image collection", node::image_collection),
     ("evented PLEG", node::events),
     ("restarts of the kubelet and of stratad", node::restarts),
+    ("newer fields of pods", more::newer_fields),
+    ("many pods while stratad is killed", more::many),
+    ("CNI and host ports", more::cni),
     ("nothing is left", node::nothing_left),
 ];
