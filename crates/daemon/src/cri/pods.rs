@@ -63,19 +63,24 @@ pub(super) fn list(node: &Node, filter: Option<&cri::PodSandboxFilter>) -> Vec<c
 
 /// PodSandboxStatus without what `verbose` adds.
 pub(super) fn describe(pod: &PodInfo) -> cri::PodSandboxStatus {
+    let options = namespace_options(&pod.config);
     let mut ips = pod.ips().into_iter();
     let network = cri::PodSandboxNetworkStatus {
         ip: ips.next().unwrap_or_default(),
         additional_ips: ips.map(|ip| cri::PodIp { ip }).collect(),
     };
+    // A running pod with a network of its own and an empty address is a failed one to the kubelet, which makes it anew, for ever
+    // (PodSandboxChanged in kuberuntime/util/util.go). That of a handler without a network says nothing.
+    let lonely =
+        pod.is_ready() && network.ip.is_empty() && options.network != cri::NamespaceMode::Node as i32;
     cri::PodSandboxStatus {
         id: pod.id.clone(),
         metadata: Some(pod.metadata()),
         state: state(pod).into(),
         created_at: pod.created_at,
-        network: Some(network),
+        network: (!lonely).then_some(network),
         linux: Some(cri::LinuxPodSandboxStatus {
-            namespaces: Some(cri::Namespace { options: Some(namespace_options(&pod.config)) }),
+            namespaces: Some(cri::Namespace { options: Some(options) }),
         }),
         labels: pod.config.labels.clone(),
         annotations: pod.config.annotations.clone(),
