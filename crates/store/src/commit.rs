@@ -8,6 +8,7 @@ use crate::index::Lease;
 use crate::pack::pack;
 use crate::record::Origin;
 use crate::store::Store;
+use crate::threads::{joined, stage};
 use crate::trash::Scratch;
 use crate::unpack::unpack;
 use std::fs::File;
@@ -112,15 +113,14 @@ impl Store {
         let (blob, diff_id, mut unpacked) = std::thread::scope(|scope| {
             let (to_compress, tar) = channel();
             let (to_unpack, mut tar_again) = channel();
-            let compressing = scope.spawn(move || compress(tar, file));
-            let unpacking = scope.spawn(move || unpack(fs, &mut tar_again, &unknown, limits, None));
+            let compressing = stage(scope, "compress", move || compress(tar, file))?;
+            let unpacking =
+                stage(scope, "unpack", move || unpack(fs, &mut tar_again, &unknown, limits, None))?;
             let produced = {
                 let mut fan = Fan::new(vec![to_compress, to_unpack], share.supply());
                 produce(&mut fan).and_then(|()| Ok(fan.flush()?))
             };
-            let stage = |_| Error::damaged("a stage of the pipeline panicked; this is a bug");
-            let compressed = compressing.join().map_err(stage).and_then(|r| r);
-            let unpacked = unpacking.join().map_err(stage).and_then(|r| r);
+            let (compressed, unpacked) = (joined(compressing), joined(unpacking));
             produced?;
             let (blob, diff_id) = compressed?;
             Ok::<_, Error>((blob, diff_id, unpacked?))

@@ -50,3 +50,33 @@ fn set_directory_times(root: &Root, list: &[Packed]) -> Result<Footprint> {
     }
     Ok(measured)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::limits::Limits;
+    use crate::unpack::unpack;
+    use strata_oci::Digest;
+
+    #[test]
+    fn a_directory_that_gets_no_time_is_named() {
+        let layer = tempfile::tempdir().unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        for name in ["usr", "usr/lib", "usr/share"] {
+            let mut header = tar::Header::new_gnu();
+            header.set_entry_type(tar::EntryType::Directory);
+            header.set_mode(0o755);
+            header.set_size(0);
+            tar.append_data(&mut header, name, std::io::empty()).unwrap();
+        }
+        let tar = tar.into_inner().unwrap();
+        let fs = layer.path().join("fs");
+        std::fs::create_dir(&fs).unwrap();
+        let dir = strata_sys::durable::open_dir(&fs).unwrap();
+        let digest = Digest::sha256_of(&tar);
+        let unpacked = unpack(dir, &mut tar.as_slice(), &digest, &Limits::default(), None).unwrap();
+        // The list is written beside it, and must not make it look well.
+        std::fs::remove_dir(fs.join("usr/lib")).unwrap();
+        let said = unpacked.finish(layer.path()).unwrap_err().to_string();
+        assert!(said.contains("usr/lib") && said.contains("No such file"), "{said}");
+    }
+}
