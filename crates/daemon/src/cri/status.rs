@@ -23,7 +23,8 @@ pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
         condition("RuntimeReady", true, "", ""),
         condition("NetworkReady", network.ready, &network.reason, &network.message),
     ];
-    let user_namespaces = userns::supported(&node.config.root);
+    let no_user_namespaces = userns::lacking(&node.config.root);
+    let user_namespaces = no_user_namespaces.is_none();
     let handler = |name: &str| cri::RuntimeHandler {
         name: name.into(),
         features: Some(cri::RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces }),
@@ -40,6 +41,7 @@ pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
                 "cgroupControllers": node.cgroups.controllers(),
                 "cgroupDriver": node.config.cgroup.driver.name(),
                 "apparmor": node.apparmor.enabled(),
+                "noUserNamespaces": no_user_namespaces,
                 "network": node.network.name(),
                 "bootID": node.boot_id,
                 "log": format!("{:?} {}", node.config.log.format, node.config.log.level).to_lowercase(),

@@ -27,9 +27,9 @@ impl Node {
     ) -> Result<Option<cri::PodSandboxConfig>> {
         let Some(ids) = ids.filter(|_| leaves_it(&request.config)) else { return Ok(None) };
         let table = format!("[runtime.handlers.{}] user_namespace", request.handler);
-        if !userns::supported(self.store.root()) {
+        if let Some(why) = userns::lacking(self.store.root()) {
             return Err(Error::precondition(format!(
-                "{table}: this node cannot map the IDs of {}; see stratad's log, or leave the key out",
+                "{table}: this node cannot map the IDs of {}: {why}; leave the key out, or use another file system",
                 self.store.root().display()
             )));
         }

@@ -132,17 +132,16 @@ pub(crate) fn ranges(ids: IdMap) -> ([Range; 1], [Range; 1]) {
     (range(ids.uids), range(ids.gids))
 }
 
-/// Whether pods can have user namespaces: whether the kernel makes one and the store's file system can be shown through it. Found
-/// out once.
-pub(crate) fn supported(store: &Path) -> bool {
-    static KNOWN: OnceLock<bool> = OnceLock::new();
-    *KNOWN.get_or_init(|| match probe(store) {
-        Ok(()) => true,
-        Err(e) => {
-            tracing::info!(store = %store.display(), error = %e, "pods cannot have user namespaces here");
-            false
-        }
-    })
+/// Why pods cannot have user namespaces, where they cannot: the kernel makes none, or the store's file system cannot be shown
+/// through one. Found out once.
+pub(crate) fn lacking(store: &Path) -> Option<&'static str> {
+    static KNOWN: OnceLock<Option<String>> = OnceLock::new();
+    let why = KNOWN.get_or_init(|| {
+        let error = probe(store).err()?;
+        tracing::info!(store = %store.display(), %error, "pods cannot have user namespaces here");
+        Some(error.to_string())
+    });
+    why.as_deref()
 }
 
 fn probe(store: &Path) -> strata_sys::Result<()> {
