@@ -29,6 +29,15 @@ pub fn patience(seconds: u64) -> std::time::Duration {
     std::time::Duration::from_secs(seconds.saturating_mul(factor))
 }
 
+/// Says why a test does nothing here. Where everything is there that any test needs, `TEST_SKIPS=fail` says so: a test that would
+/// do nothing fails.
+#[track_caller]
+pub fn skip(why: impl std::fmt::Display) {
+    let refused = std::env::var_os("TEST_SKIPS").is_some_and(|value| value == "fail");
+    assert!(!refused, "skipped, where no test is to be: {why}");
+    println!("skipped: {why}");
+}
+
 /// Asks again and again until there is an answer; panics with what the last refusal was.
 #[track_caller]
 pub fn eventually<T>(seconds: u64, what: &str, mut ask: impl FnMut() -> std::result::Result<T, String>) -> T {

@@ -13,11 +13,11 @@ const PROFILE: &str = "cat /proc/self/attr/current";
 fn confined(f: impl FnOnce(&Node)) {
     let enabled = std::fs::read_to_string("/sys/module/apparmor/parameters/enabled").unwrap_or_default();
     if !enabled.starts_with('Y') {
-        println!("skipped: this kernel runs no AppArmor");
+        strata_e2e::skip("this kernel runs no AppArmor");
         return;
     }
     if Command::new("apparmor_parser").arg("--version").output().is_err() {
-        println!("skipped: no apparmor_parser");
+        strata_e2e::skip("no apparmor_parser");
         return;
     }
     test(f);

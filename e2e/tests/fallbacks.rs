@@ -104,7 +104,7 @@ fn descriptors_of_layers() {
         });
         let info = node.crictl(&["info"]).ok().json();
         if info["runtimeHandlers"][0]["features"]["user_namespaces"] != true {
-            println!("skipped: no user namespaces with ID-mapped mounts here");
+            strata_e2e::skip("no user namespaces with ID-mapped mounts here");
             return;
         }
         let pod_id = node.run_pod(&config);

@@ -120,7 +120,7 @@ fn a_handler_gives_each_pod_users_of_its_own() {
     test_with(config, |node| {
         let status = node.cri(async |mut c| c.status(cri::StatusRequest::default()).await).unwrap();
         if !status.runtime_handlers.iter().all(|h| h.features.as_ref().is_some_and(|f| f.user_namespaces)) {
-            println!("skipped: this kernel or file system maps no IDs");
+            strata_e2e::skip("this kernel or file system maps no IDs");
             return;
         }
         node.pull("busybox");

@@ -83,7 +83,7 @@ fn able(node: &Node) -> bool {
         .iter()
         .all(|h| h["features"]["user_namespaces"] == true || h["features"]["userNamespaces"] == true);
     if !able {
-        println!("skipped: no user namespaces with ID-mapped mounts here");
+        strata_e2e::skip("no user namespaces with ID-mapped mounts here");
     }
     able
 }

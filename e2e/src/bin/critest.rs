@@ -6,7 +6,6 @@ use strata_e2e::Result;
 use strata_e2e::critest::networks::{self, Network};
 use strata_e2e::critest::{self, Run};
 use strata_e2e::node::{self, cni};
-use strata_sys::ns::{self, NsKind};
 
 /// Runs cri-tools' validation suite against stratad; fails for a spec that failed, for one that was skipped without being
 /// listed in e2e/cri-tools/skips.txt, and for an address, an interface or a rule that stays when all pods are gone.
@@ -43,9 +42,9 @@ fn main() {
     let args = Args::parse();
     // The suite leaves shared memory behind, and mounts: in namespaces that end with this process. Before anything else: what
     // looks at the machine has threads, of which the kernel may see the last a moment longer.
-    let isolated = isolate();
+    let isolated = node::place::isolate();
     if let Some(why) = node::place::lacking() {
-        println!("skipped: {why}");
+        strata_e2e::skip(why);
         return;
     }
     isolated.unwrap_or_else(|e| panic!("namespaces for the suite: {e}"));
@@ -54,13 +53,6 @@ fn main() {
             panic!("{e}");
         }
     });
-}
-
-/// Gives this process, which must not have started threads, IPC and mount namespaces of its own.
-fn isolate() -> Result<()> {
-    ns::unshare(&[NsKind::Ipc, NsKind::Mount])?;
-    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-    Ok(nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?)
 }
 
 fn run(node: &node::Node, args: &Args) -> Result<()> {
@@ -97,7 +89,7 @@ fn plan(args: &Args) -> Result<Vec<(Network, Vec<Run>)>> {
         (Some(network), _) => network,
         (None, None) => Network::Cni,
         (None, Some(why)) => {
-            println!("skipped: the suite on CNI {why}");
+            strata_e2e::skip(format_args!("the suite on CNI {why}"));
             Network::Builtin
         }
     };

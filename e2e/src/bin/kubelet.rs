@@ -4,10 +4,8 @@ use clap::Parser;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::time::Instant;
-use strata_e2e::Result;
 use strata_e2e::kubelet::{Kubelet, checks};
 use strata_e2e::node::{self, cgroups};
-use strata_sys::ns::{self, NsKind};
 
 /// Runs static pods by a real kubelet, without an API server, and looks at what a node's administrator would look at. Fails for a check
 /// that failed, and for a cgroup, mount, process or namespace that stays when all pods are gone.
@@ -27,9 +25,9 @@ struct Args {
 fn main() {
     let args = Args::parse();
     // Before anything else has started a thread.
-    let isolated = isolate();
+    let isolated = node::place::isolate();
     if let Some(why) = node::place::lacking() {
-        println!("skipped: {why}");
+        strata_e2e::skip(why);
         return;
     }
     isolated.unwrap_or_else(|e| panic!("namespaces for the kubelet: {e}"));
@@ -42,13 +40,6 @@ fn main() {
         cgroups::remove(&format!("{}/kube", node.cgroup()));
         assert!(failed.is_empty(), "failed: {}", failed.join(", "));
     });
-}
-
-/// Gives this process, which must not have started threads, IPC and mount namespaces of its own.
-fn isolate() -> Result<()> {
-    ns::unshare(&[NsKind::Ipc, NsKind::Mount])?;
-    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
-    Ok(nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?)
 }
 
 /// Runs the checks one after the other, each to its end; which failed.

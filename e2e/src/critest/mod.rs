@@ -116,11 +116,13 @@ fn judge(list: &[skips::Skip], specs: &[Spec], run: &Run) -> Vec<String> {
             format!("{} {}: {}\n  | {end}", spec.state.to_uppercase(), spec.name, spec.failure)
         })
         .collect();
-    // With a focus, everything else is skipped.
+    // With a focus, ginkgo skips everything else, and says nothing of why.
+    let asked = |spec: &&Spec| run.focus.is_empty() || spec.state != "skipped" || !spec.lacking.is_empty();
+    let all: Vec<(String, bool)> =
+        specs.iter().filter(asked).map(|spec| (spec.name.clone(), spec.state == "skipped")).collect();
+    complaints.extend(skips::unlisted(list, &all));
     if run.focus.is_empty() {
-        let all: Vec<(String, bool)> =
-            specs.iter().map(|spec| (spec.name.clone(), spec.state == "skipped")).collect();
-        complaints.extend(skips::complaints(list, &all));
+        complaints.extend(skips::stale(list, &all));
     }
     if !specs.iter().any(|spec| spec.state == "passed") {
         complaints.push("no spec has passed".into());

@@ -15,6 +15,8 @@ pub struct Spec {
     pub time: Duration,
     /// What failed, and where; empty if nothing did.
     pub failure: String,
+    /// Why it skipped itself; empty if it did not, or ginkgo passed it over.
+    pub lacking: String,
     /// What it wrote on the way.
     pub output: String,
 }
@@ -47,17 +49,18 @@ fn spec(node: &Value) -> Spec {
     let failed = &node["Failure"];
     let message = text(&failed["Message"]);
     let state = text(&node["State"]);
-    let failure = if message.is_empty() || state == "skipped" {
-        String::new()
-    } else {
-        let place = &failed["Location"];
-        format!("{message}\n  at {}:{}", text(&place["FileName"]), place["LineNumber"])
+    let place = &failed["Location"];
+    let (failure, lacking) = match (message.is_empty(), state.as_str()) {
+        (true, _) => (String::new(), String::new()),
+        (false, "skipped") => (String::new(), message),
+        _ => (format!("{message}\n  at {}:{}", text(&place["FileName"]), place["LineNumber"]), String::new()),
     };
     Spec {
         name: words.join(" "),
         state,
         time: Duration::from_nanos(node["RunTime"].as_u64().unwrap_or(0)),
         failure,
+        lacking,
         output: text(&node["CapturedGinkgoWriterOutput"]),
     }
 }
@@ -82,6 +85,7 @@ mod tests {
         assert_eq!(reasons, ["Interrupted", "BeforeSuite: no socket\n  at util.go:9"]);
         assert_eq!(specs[0].name, "[k8s.io] Pod runs well");
         assert_eq!((specs[0].state.as_str(), specs[0].failure.as_str()), ("skipped", ""));
+        assert_eq!(specs[0].lacking, "no AppArmor");
         assert_eq!(specs[0].time, Duration::from_millis(2));
     }
 }

@@ -48,7 +48,7 @@ pub fn test(f: impl FnOnce(&Node)) {
 #[track_caller]
 pub fn test_with(config: &str, f: impl FnOnce(&Node)) {
     if let Some(why) = place::lacking() {
-        println!("skipped: {why}");
+        crate::skip(why);
         return;
     }
     let node = Node::start(config).unwrap_or_else(|e| panic!("{e}"));

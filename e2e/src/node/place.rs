@@ -3,6 +3,7 @@
 use crate::Result;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use strata_sys::ns::{self, NsKind};
 
 /// The programs that a node is made of.
 #[derive(Clone, Debug)]
@@ -104,4 +105,11 @@ pub fn lacking() -> Option<&'static str> {
             super::netns::Netns::new().err().map(|e| format!("network namespaces cannot be made here: {e}"))
         })
         .as_deref()
+}
+
+/// Gives this process, which must not have started threads, IPC and mount namespaces of its own.
+pub fn isolate() -> Result<()> {
+    ns::unshare(&[NsKind::Ipc, NsKind::Mount])?;
+    let private = nix::mount::MsFlags::MS_REC | nix::mount::MsFlags::MS_PRIVATE;
+    Ok(nix::mount::mount(None::<&str>, "/", None::<&str>, private, None::<&str>)?)
 }

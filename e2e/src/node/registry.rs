@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn the_standard_images_are_stored_and_served() {
         if let Some(why) = super::super::place::lacking() {
-            println!("skipped: {why}");
+            crate::skip(why);
             return;
         }
         let storage = stored().unwrap();

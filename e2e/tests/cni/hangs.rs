@@ -28,7 +28,7 @@ impl Hung {
     /// `None` where there is no FUSE.
     fn mount(at: &Path) -> Option<Self> {
         if !Path::new("/dev/fuse").exists() {
-            println!("skipped: no /dev/fuse");
+            strata_e2e::skip("no /dev/fuse");
             return None;
         }
         std::fs::create_dir(at).unwrap();

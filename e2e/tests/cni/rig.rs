@@ -65,7 +65,7 @@ pub(super) fn with_cni(f: impl FnOnce(&Net<'_>)) {
 /// Runs a test on a node with CNI plugins whose Kubernetes pods get this network, with further tables for the configuration.
 pub(super) fn with_network(cri: &str, tables: &str, f: impl FnOnce(&Net<'_>)) {
     if let Some(why) = cni::lacking() {
-        println!("skipped: {why}");
+        strata_e2e::skip(why);
         return;
     }
     test(|node| {

@@ -137,7 +137,7 @@ fn the_built_in_network_takes_the_pod_cidr() {
 #[test]
 fn a_cni_template_takes_the_pod_cidr() {
     if !std::path::Path::new(PLUGINS).join("bridge").exists() {
-        println!("skipped: needs containernetworking-plugins");
+        strata_e2e::skip("needs containernetworking-plugins");
         return;
     }
     test(|node| {

@@ -78,7 +78,7 @@ pub(super) fn many(kubelet: &mut Kubelet<'_>) {
 pub(super) fn cni(kubelet: &mut Kubelet<'_>) {
     let node = kubelet.node();
     if let Some(why) = crate::node::cni::lacking() {
-        println!("skipped: pods on CNI: {why}");
+        crate::skip(format_args!("pods on CNI: {why}"));
         return;
     }
     networks::choose(node, Network::Cni);
