@@ -134,8 +134,10 @@ fn bind(
     if m.attrs.recursive_readonly {
         mount::set_attrs(tree, Attrs { readonly: true, ..Attrs::default() }, None, true).step(step)?;
     }
-    let target = target(root, &m.target, FileType::from_raw_mode(stat.st_mode).is_dir())?;
-    mount::attach(tree, &target).step(step)?;
+    let directory = FileType::from_raw_mode(stat.st_mode).is_dir();
+    target(root, &m.target, directory)
+        .and_then(|target| mount::attach(tree, &target).step(step))
+        .map_err(|failed| unlike(root, &m.target, directory).unwrap_or(failed))?;
     // A copy of a shared mount is in its peer group even if detached; below the root only what was asked for may be.
     if recursive && propagation != Propagation::Shared {
         mount::set_attrs(tree, Attrs::default(), Some(rootfs::propagation(propagation)), true).step(step)?;
@@ -206,6 +208,21 @@ fn bind_group(dir: &Path, target: impl AsFd, wanted: MountAttrs) -> Result<(), F
     let own = Attrs { readonly: wanted.readonly, ..Attrs::INERT };
     mount::set_attrs(&tree, own, Some(mount::Propagation::Private), false).step(step)?;
     mount::attach(&tree, target).step(step)
+}
+
+/// Why nothing can be mounted there, if it is that a file cannot be on a directory, nor a directory on a file (mount(2)).
+fn unlike(root: &Root, target: &str, directory: bool) -> Option<Failure> {
+    let there = root.resolve(target, OFlags::PATH).ok()?;
+    let stat = rustix::fs::fstat(&there).ok()?;
+    if FileType::from_raw_mode(stat.st_mode).is_dir() == directory {
+        return None;
+    }
+    let (source, there) = if directory { ("a directory", "a file") } else { ("a file", "a directory") };
+    let message = format!(
+        "its source is {source}, and the container has {there} there; mount a file on a file and a directory on a directory, or \
+         choose another path"
+    );
+    Some(failure(FailureKind::Invalid, format!("bind mount on {target}"), message))
 }
 
 /// Opens a mount's target, made if it is missing.

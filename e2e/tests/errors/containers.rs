@@ -72,6 +72,19 @@ pub(crate) fn create<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
                 Box::new(|c| c.mounts = mount("/tmp", "/a/../..")),
             ),
             ("relative source", InvalidArgument, "tmp", Box::new(|c| c.mounts = mount("tmp", "/x"))),
+            // Found out by the container's own process only.
+            (
+                "file on a directory",
+                InvalidArgument,
+                "is a file",
+                Box::new(|c| c.mounts = mount("/proc/version", "/bin")),
+            ),
+            (
+                "directory on a file",
+                InvalidArgument,
+                "is a directory",
+                Box::new(|c| c.mounts = mount("/tmp", "/bin/busybox")),
+            ),
             (
                 "mount's propagation",
                 InvalidArgument,
