@@ -245,6 +245,9 @@ impl Shim {
             return self.container_failed(id, failure(FailureKind::Internal, "watch standard streams", e));
         }
         container.stage = Stage::Created;
+        if let Some(log) = &mut container.streams.log {
+            log.keep();
+        }
         let pid = container.pid;
         self.reply(reply, Reply::Created { pid, warnings });
     }

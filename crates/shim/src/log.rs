@@ -42,28 +42,42 @@ pub(crate) struct Log {
     lost: u64,
     /// A line was cut off by a failed write: the next one must not continue it.
     torn: bool,
+    /// The file is this one's making, and goes with it unless [`Log::keep`] is said.
+    passing: bool,
 }
 
-fn open(path: &str) -> strata_sys::Result<OwnedFd> {
+/// Opens the file, and says whether it had to be made.
+fn open(path: &str) -> strata_sys::Result<(OwnedFd, bool)> {
     let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::APPEND | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    rustix::fs::open(path, flags, Mode::from_raw_mode(0o640))
-        .call(|| format!("open({path:?}, O_CREAT|O_APPEND)"))
+    let mode = Mode::from_raw_mode(0o640);
+    match rustix::fs::open(path, flags | OFlags::EXCL, mode) {
+        Err(Errno::EXIST) => rustix::fs::open(path, flags, mode).map(|file| (file, false)),
+        made => made.map(|file| (file, true)),
+    }
+    .call(|| format!("open({path:?}, O_CREAT|O_APPEND)"))
 }
 
 impl Log {
+    /// Opens a container's log. A file that was not there goes again when this is dropped, until the container is there to be
+    /// kept: the kubelet takes each log for a start.
     pub(crate) fn open(path: &str, max_line: u32) -> strata_sys::Result<Self> {
         let max_line = match usize::try_from(max_line) {
             Ok(0) | Err(_) => DEFAULT_MAX_LINE,
             Ok(n) => n,
         };
-        let file = open(path)?;
+        let (file, passing) = open(path)?;
         let pending = [Vec::new(), Vec::new()];
-        Ok(Self { path: path.to_owned(), file, max_line, pending, dropped: 0, lost: 0, torn: false })
+        Ok(Self { path: path.to_owned(), file, max_line, pending, dropped: 0, lost: 0, torn: false, passing })
+    }
+
+    /// The container is there: its log stays, whatever becomes of it.
+    pub(crate) fn keep(&mut self) {
+        self.passing = false;
     }
 
     /// Opens the file anew: after a rotation the old name is another file.
     pub(crate) fn reopen(&mut self) -> strata_sys::Result<()> {
-        self.file = open(&self.path)?;
+        (self.file, _) = open(&self.path)?;
         Ok(())
     }
 
@@ -154,6 +168,14 @@ impl Log {
     }
 }
 
+impl Drop for Log {
+    fn drop(&mut self) {
+        if self.passing {
+            let _ = rustix::fs::unlink(self.path.as_str());
+        }
+    }
+}
+
 fn line(out: &mut Vec<u8>, now: i64, stream: Stream, tag: &[u8], content: &[u8]) {
     clock::rfc3339(now, out);
     out.extend_from_slice(stream.name());
@@ -172,7 +194,9 @@ mod tests {
     }
 
     fn log(dir: &tempfile::TempDir, max_line: u32) -> Log {
-        Log::open(dir.path().join("log").to_str().unwrap(), max_line).unwrap()
+        let mut log = Log::open(dir.path().join("log").to_str().unwrap(), max_line).unwrap();
+        log.keep();
+        log
     }
 
     #[test]
@@ -195,6 +219,17 @@ mod tests {
         log.finish();
         let expected = ["stdout P 1234", "stdout F 5678", "stdout F ab", "stdout F 1234", "stdout F last"];
         assert_eq!(contents(&dir), expected);
+    }
+
+    #[test]
+    fn only_a_file_that_was_made_goes_with_a_failed_creation() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        drop(Log::open(path.to_str().unwrap(), 0).unwrap());
+        assert!(!path.exists());
+        drop(log(&dir, 0));
+        drop(Log::open(path.to_str().unwrap(), 0).unwrap());
+        assert!(path.exists());
     }
 
     #[test]
