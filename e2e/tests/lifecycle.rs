@@ -33,6 +33,43 @@ fn ends_are_told_as_they_were() {
     });
 }
 
+/// The kubelet asks for an image by its ID, and says beside it what the pod's author wrote.
+#[test]
+fn a_container_is_shown_with_the_image_as_it_was_written() {
+    test(|node| {
+        let image = node.pull("busybox");
+        let config = pod(node, "written");
+        let pod_id = node.run_pod(&config);
+        let request = cri::ImageStatusRequest {
+            image: Some(cri::ImageSpec { image: image.clone(), ..Default::default() }),
+            verbose: false,
+        };
+        let status = node.images(async |mut c| c.image_status(request).await).unwrap();
+        let image_id = status.image.map(|i| i.id).unwrap();
+        let create = |name: &str, written: &str| {
+            let mut asked = container(node, name, "exec sleep 1000");
+            asked.image = Some(cri::ImageSpec {
+                image: image_id.clone(),
+                user_specified_image: written.into(),
+                ..Default::default()
+            });
+            node.run_container(&pod_id, &config, &asked)
+        };
+        let (written, bare) = (create("written", &image), create("bare", ""));
+        let shown = |id: &str| {
+            let format = ["ps", "--no-trunc", "--format", "{{.Image}}", "--filter", &format!("id={id}")];
+            node.strata(&format).ok().text().to_owned()
+        };
+        assert_eq!(shown(&written), image);
+        assert_eq!(shown(&bare), image_id);
+        let inspected = node.strata(&["inspect", &written]).ok().json();
+        assert_eq!(
+            (&inspected[0]["Config"]["Image"], &inspected[0]["Image"]),
+            (&image.into(), &image_id.into())
+        );
+    });
+}
+
 /// What PodSandboxStatus and ListContainers tell of a pod's containers.
 fn told(node: &Node, pod_id: &str) -> [Vec<(String, i32)>; 2] {
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: pod_id.into(), verbose: false };

@@ -176,11 +176,9 @@ fn container(node: &Node, info: &ContainerInfo) -> debug::Container {
 /// The image as it was asked for. The kubelet asks by ID, and says beside it what the pod's author wrote.
 pub(super) fn image_name(info: &ContainerInfo) -> String {
     let typed = &info.extras().image_name;
-    if !typed.is_empty() {
-        return typed.clone();
-    }
     match &info.record.config.image {
         Some(spec) if !spec.user_specified_image.is_empty() => spec.user_specified_image.clone(),
+        _ if !typed.is_empty() => typed.clone(),
         Some(spec) => spec.image.clone(),
         None => info.record.image_id.clone(),
     }
