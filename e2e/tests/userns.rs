@@ -1,5 +1,7 @@
 //! Pods with a user namespace, and containers in each other's PID namespace, by crictl.
 
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
 use serde_json::{Value, json};
 use std::os::unix::fs::{MetadataExt, chown};
 use std::path::{Path, PathBuf};
@@ -345,6 +347,42 @@ fn pods_that_make_no_sense_are_refused() {
             assert!(refused.contains(word), "{refused}");
         }
         assert_eq!(node.crictl(&["pods", "-q"]).ok().text(), "");
+    });
+}
+
+/// As where nodes are containers themselves, with lxcfs over files of /proc.
+#[test]
+fn a_node_whose_proc_is_covered_says_how_to_go_on() {
+    test(|node| {
+        if !able(node) {
+            return;
+        }
+        let image = node.pull("busybox");
+        let (whole, private) = (node.dir("proc"), MsFlags::MS_REC | MsFlags::MS_PRIVATE);
+        std::fs::create_dir(&whole).unwrap();
+        for mended in [false, true] {
+            node.kill9();
+            node.launch_from(&mut || {
+                unshare(CloneFlags::CLONE_NEWNS).unwrap();
+                mount(None::<&str>, "/", None::<&str>, private, None::<&str>).unwrap();
+                mount(Some("/dev/null"), "/proc/version", None::<&str>, MsFlags::MS_BIND, None::<&str>)
+                    .unwrap();
+                if mended {
+                    mount(Some("proc"), &whole, Some("proc"), MsFlags::empty(), None::<&str>).unwrap();
+                }
+            });
+            let own = pod(node, "own", &options());
+            let own_id = node.crictl(&["runp", &own]).ok().text().to_owned();
+            let config = container(node, "mapped", &image, &options(), &json!({}));
+            let made = node.crictl(&["create", &own_id, &config, &own]);
+            if mended {
+                made.ok();
+            } else {
+                let refused = made.fails();
+                assert!(refused.contains("mount -t proc proc"), "{refused}");
+            }
+            node.crictl(&["rmp", "-fa"]).ok();
+        }
     });
 }
 

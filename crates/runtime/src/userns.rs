@@ -254,8 +254,19 @@ fn second_stage(
     nodes: Vec<OwnedFd>,
     warnings: Vec<String>,
 ) -> Result<i32, Failure> {
-    let proc = identity::private_proc()?;
+    let proc = identity::private_proc().map_err(of_covered)?;
     // Any directory that everybody may look up will do: it goes with the old root.
     let root = rootfs::place(merged, Path::new("/proc"))?;
     finish.run(root, sources, Some(nodes), &proc, warnings)
+}
+
+/// A user namespace is given a proc only where a whole one is to be seen already (mount_namespaces(7)).
+fn of_covered(failure: Failure) -> Failure {
+    if failure.errno != Some(rustix::io::Errno::PERM.raw_os_error()) {
+        return failure;
+    }
+    let message = "other mounts cover parts of the node's /proc, as lxcfs and nested containers have it, and then the kernel lets no user \
+                   namespace have one of its own; mount a whole one anywhere on the node (mkdir /run/proc && mount -t proc proc \
+                   /run/proc), or run the pod with hostUsers: true";
+    Failure { kind: FailureKind::WrongState, message: message.into(), ..failure }
 }

@@ -13,7 +13,7 @@ impl Node {
 
     /// The same with something done in the thread that starts it: what that changes about the thread is the daemon's too.
     #[track_caller]
-    pub(super) fn launch_from(&self, prepare: &mut (dyn FnMut() + Send)) {
+    pub fn launch_from(&self, prepare: &mut (dyn FnMut() + Send)) {
         self.start_daemon(prepare);
         self.wait_for_daemon();
     }
