@@ -147,6 +147,8 @@ fn a_seccomp_profile_goes_with_its_container() {
         run("one");
         run("two");
         assert_eq!(kept().len(), 2, "{:?}", kept());
+        let checked = node.strata(&["fsck", "--quick"]).ok().to_string();
+        assert!(!checked.contains("is not the store's"), "{checked}");
         node.strata(&["rm", "one"]).ok();
         // The other one can still be started.
         node.crash();

@@ -13,8 +13,8 @@ use strata_sys::durable;
 /// What a check could make nothing of. The root of a file system may have one of its own.
 const LOST: &str = "lost+found";
 
-/// Everything that belongs below the root.
-pub(crate) const NAMES: [&str; 11] = [
+/// Everything that belongs below the root; the last two are the daemon's own.
+pub(crate) const NAMES: [&str; 13] = [
     "lock",
     "blobs",
     "layers",
@@ -26,6 +26,8 @@ pub(crate) const NAMES: [&str; 11] = [
     "trash",
     "replaced",
     LOST,
+    "pod-cidr",
+    "seccomp",
 ];
 
 /// Directories that every container has something mounted on.

@@ -124,7 +124,9 @@ fn the_built_in_network_takes_the_pod_cidr() {
         let bad = node.crictl(&["update-runtime-config", "--pod-cidr", "10.300.0.0/16"]).fails();
         assert!(bad.contains("10.300.0.0/16"), "{bad}");
         assert_eq!(address_of(node, "10.55.0.0/24", "first"), "10.55.0.2");
-        // It is kept for the next stratad, and not changed below a pod.
+        // It is kept for the next stratad, and not changed below a pod; nor does a check take it for a stranger's.
+        let checked = node.strata(&["fsck", "--quick"]).ok().to_string();
+        assert!(!checked.contains("is not the store's"), "{checked}");
         node.crash();
         assert_eq!(address_of(node, "10.55.0.0/24", "second"), "10.55.0.3");
         let refused = node.crictl(&["update-runtime-config", "--pod-cidr", "10.56.0.0/24"]).fails();
