@@ -14,20 +14,30 @@ mod scene;
 mod streaming;
 
 use k8s_cri::v1 as cri;
-use scene::Scene;
+use scene::{Case, Scene};
+use std::collections::BTreeSet;
 use strata_e2e::node::{container, pod, test};
 use tonic::Code;
+
+type Table = for<'a, 'b> fn(&'a Scene<'b>) -> Vec<Case<'a>>;
+
+const OF_PODS: [Table; 6] =
+    [pods::run, pods::others, newest::limits, newest::streams, newest::without_input, newest::pod_cidr];
+const OF_CONTAINERS: [Table; 6] = [
+    containers::create,
+    containers::security,
+    containers::limits,
+    containers::others,
+    execs::all,
+    streaming::all,
+];
+const OF_IMAGES: [Table; 3] = [images::cri, images::debug, images::archives];
 
 #[test]
 fn of_pods() {
     test(|node| {
         let scene = Scene::new(node);
-        scene.check(pods::run(&scene));
-        scene.check(pods::others(&scene));
-        scene.check(newest::limits(&scene));
-        scene.check(newest::streams(&scene));
-        scene.check(newest::without_input(&scene));
-        scene.check(newest::pod_cidr(&scene));
+        OF_PODS.iter().for_each(|table| scene.check(table(&scene)));
     });
 }
 
@@ -35,12 +45,7 @@ fn of_pods() {
 fn of_containers() {
     test(|node| {
         let scene = Scene::new(node);
-        scene.check(containers::create(&scene));
-        scene.check(containers::security(&scene));
-        scene.check(containers::limits(&scene));
-        scene.check(containers::others(&scene));
-        scene.check(execs::all(&scene));
-        scene.check(streaming::all(&scene));
+        OF_CONTAINERS.iter().for_each(|table| scene.check(table(&scene)));
     });
 }
 
@@ -48,10 +53,28 @@ fn of_containers() {
 fn of_images() {
     test(|node| {
         let scene = Scene::new(node);
-        scene.check(images::cri(&scene));
-        scene.check(images::debug(&scene));
-        scene.check(images::archives(&scene));
+        OF_IMAGES.iter().for_each(|table| scene.check(table(&scene)));
+        every_call_has_a_line(&scene);
     });
+}
+
+/// That no call of CRI is missing from the tables that are checked above.
+fn every_call_has_a_line(scene: &Scene<'_>) {
+    let schema = include_str!("../data/cri-v1-schema.txt");
+    let mut service = false;
+    let mut calls = BTreeSet::new();
+    for line in schema.lines() {
+        match line.strip_prefix("  ") {
+            Some(member) if service => _ = calls.insert(member.split('(').next().unwrap()),
+            Some(_) => {}
+            None => service = line.starts_with("service "),
+        }
+    }
+    assert!(calls.len() > 40 && calls.contains("StreamImages"), "the schema was read as {calls:?}");
+    let tables = OF_PODS.iter().chain(&OF_CONTAINERS).chain(&OF_IMAGES);
+    let tested: BTreeSet<&str> = tables.flat_map(|table| table(scene)).map(|case| case.rpc).collect();
+    let missing: Vec<_> = calls.difference(&tested).collect();
+    assert!(missing.is_empty(), "no line of a table calls {missing:?}");
 }
 
 #[test]

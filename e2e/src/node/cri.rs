@@ -4,6 +4,7 @@ use super::Node;
 use k8s_cri::v1::image_service_client::ImageServiceClient;
 use k8s_cri::v1::runtime_service_client::RuntimeServiceClient;
 use k8s_cri::v1::{self as cri, ContainerConfig, ContainerState, ContainerStatus, PodSandboxConfig};
+use strata_api::cri::image_service_client::ImageServiceClient as NewestImages;
 use strata_api::cri::runtime_service_client::RuntimeServiceClient as NewestClient;
 use strata_api::debug::debug_client::DebugClient;
 use tonic::transport::{Channel, Endpoint, Uri};
@@ -107,6 +108,17 @@ impl Node {
     ) -> Result<T, Status> {
         self.runtime.block_on(async {
             let client = ImageServiceClient::new(self.channel().await?);
+            Ok(f(client).await?.into_inner())
+        })
+    }
+
+    /// A call of the image service through Strata's own messages.
+    pub fn newest_images<T>(
+        &self,
+        f: impl AsyncFnOnce(NewestImages<Channel>) -> Result<Response<T>, Status>,
+    ) -> Result<T, Status> {
+        self.runtime.block_on(async {
+            let client = NewestImages::new(self.channel().await?);
             Ok(f(client).await?.into_inner())
         })
     }

@@ -6,7 +6,8 @@ use strata_api::debug;
 use strata_e2e::node::Node;
 use tonic::{Code, Status, Streaming};
 
-const ABSENT: &str = "127.0.0.1:5000/e2e/absent:latest";
+/// An image that no registry has.
+pub(crate) const ABSENT: &str = "127.0.0.1:5000/e2e/absent:latest";
 
 fn spec(image: &str) -> Option<cri::ImageSpec> {
     Some(cri::ImageSpec { image: image.into(), ..Default::default() })

@@ -1,6 +1,6 @@
 //! Calls that only the newest clients know, and those that take nothing that could be wrong.
 
-use super::images::drain;
+use super::images::{ABSENT, drain};
 use super::scene::{Case, Scene, UNKNOWN, fails, fine};
 use k8s_cri::v1 as cri;
 use strata_api::cri as newest;
@@ -53,6 +53,12 @@ pub(crate) fn streams<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fine("StreamPodSandboxMetrics", "nothing", || {
             let request = newest::StreamPodSandboxMetricsRequest::default();
             node.newest(async |mut c| drain(c.stream_pod_sandbox_metrics(request).await?).await)
+        }),
+        fine("StreamImages", "unknown", || {
+            let image = newest::ImageSpec { image: ABSENT.into(), ..Default::default() };
+            let filter = Some(newest::ImageFilter { image: Some(image) });
+            let request = newest::StreamImagesRequest { filter };
+            node.newest_images(async |mut c| drain(c.stream_images(request).await?).await)
         }),
     ]
 }

@@ -83,6 +83,7 @@ fn lists_beyond_one_message() {
             pieces.into_iter().flat_map(|p| p.container_stats).map(|s| s.attributes.unwrap().id).collect();
         assert_eq!(found, ids);
         the_others(node, &pod_id);
+        images(node);
     });
 }
 
@@ -118,4 +119,29 @@ fn the_others(node: &strata_e2e::node::Node, pod_id: &str) {
         .cri(async |mut c| c.list_pod_sandbox_metrics(cri::ListPodSandboxMetricsRequest {}).await)
         .unwrap();
     assert_eq!(whole.pod_metrics.len(), 2);
+}
+
+/// The list of images in pieces is the list as a whole, and its filter means one of them or none.
+fn images(node: &strata_e2e::node::Node) {
+    let image = node.image("busybox");
+    let named = |image: &str| {
+        let image = newer::ImageSpec { image: image.into(), ..Default::default() };
+        Some(newer::ImageFilter { image: Some(image) })
+    };
+    let stream = |filter: Option<newer::ImageFilter>| -> Vec<newer::Image> {
+        let request = newer::StreamImagesRequest { filter };
+        let pieces =
+            node.newest_images(async |mut c| all(c.stream_images(request).await?.into_inner()).await);
+        pieces.unwrap().into_iter().flat_map(|piece| piece.images).collect()
+    };
+    let whole = node.images(async |mut c| c.list_images(cri::ListImagesRequest::default()).await).unwrap();
+    let whole: Vec<_> =
+        whole.images.into_iter().map(|i| (i.id, i.repo_tags, i.repo_digests, i.size)).collect();
+    assert!(whole.iter().any(|(_, tags, ..)| tags.contains(&image)), "{whole:?}");
+    let streamed: Vec<_> =
+        stream(None).into_iter().map(|i| (i.id, i.repo_tags, i.repo_digests, i.size)).collect();
+    assert_eq!(streamed, whole);
+    let found = stream(named(&image));
+    assert!(matches!(found.as_slice(), [one] if one.repo_tags.contains(&image)), "{found:?}");
+    assert_eq!(stream(named("127.0.0.1:5000/e2e/absent:latest")), []);
 }
