@@ -96,6 +96,49 @@ fn a_handler_says_what_the_pod_does_not() {
 }
 
 #[test]
+fn a_handlers_parent_holds_the_cgroups_of_pods_that_name_none() {
+    test(|node| {
+        node.pull("busybox");
+        let parent = format!("{}/aside", node.cgroup());
+        let file = node.dir("config.toml");
+        let text = std::fs::read_to_string(&file).unwrap();
+        std::fs::write(&file, format!("{text}\n[runtime.handlers.aside]\ncgroup_parent = \"{parent}\"\n"))
+            .unwrap();
+        node.crash();
+        // The groups of its process, one of each hierarchy: proc_pid_cgroup(5).
+        let groups = |config: &PodSandboxConfig, handler: &str, name: &str| -> (String, Vec<String>) {
+            let pod_id = run(node, config, handler).unwrap();
+            let id = node.run_container(&pod_id, config, &container(node, name, "exec sleep 1000"));
+            let dir = cgroups::below(node.cgroup()).into_iter().find(|dir| dir.ends_with(&id)).unwrap();
+            let pid = std::fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+            let pid = pid.trim();
+            let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+            let groups = groups.lines().filter_map(|line| line.splitn(3, ':').nth(2)).map(String::from);
+            (format!("{pod_id}/{id}"), groups.filter(|group| group.starts_with(node.cgroup())).collect())
+        };
+        let (below, found) = groups(&pod(node, "aside"), "aside", "aside");
+        assert!(!found.is_empty());
+        assert!(found.iter().all(|group| *group == format!("{parent}/{below}")), "{found:?}");
+        let (below, found) = groups(&pod(node, "plain"), "", "plain");
+        assert!(!found.is_empty());
+        assert!(found.iter().all(|group| *group == format!("{}/pods/{below}", node.cgroup())), "{found:?}");
+        // The kubelet's word counts for more.
+        let mut config = pod(node, "kubelets");
+        let kubelets = format!("{}/kubepods/pod-1", node.cgroup());
+        config.linux.get_or_insert_default().cgroup_parent = kubelets.clone();
+        let (_, found) = groups(&config, "aside", "kubelets");
+        assert!(!found.is_empty());
+        assert!(found.iter().all(|group| group.starts_with(&format!("{kubelets}/"))), "{found:?}");
+        node.remove_everything();
+        // What is configured stays, and what the kubelet makes, the kubelet removes; here nobody else does.
+        for parent in [parent, format!("{}/kubepods", node.cgroup())] {
+            assert!(cgroups::processes(&parent).is_empty());
+            cgroups::remove(&parent);
+        }
+    });
+}
+
+#[test]
 fn a_handlers_file_is_what_runtime_default_means() {
     test_with(CONFIG, |node| {
         let profile = r#"{"defaultAction":"SCMP_ACT_ALLOW","syscalls":[{"names":["chmod","fchmodat","fchmodat2"],"action":"SCMP_ACT_ERRNO"}]}"#;
