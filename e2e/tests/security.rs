@@ -128,6 +128,62 @@ fn capabilities_are_added_and_dropped() {
 }
 
 #[test]
+fn all_capabilities_are_those_of_the_node() {
+    test(|node| {
+        let own = std::fs::read_to_string("/proc/self/status").unwrap();
+        let own = capabilities(&own, "CapBnd");
+        let admin = mask(&[12]);
+        assert_ne!(own & admin, 0, "the node itself lacks what is dropped below");
+        for (name, drop, expected) in [("all", None, own), ("but-one", Some("NET_ADMIN"), own & !admin)] {
+            let (status, _) = node.script(name, "cat /proc/self/status", |config| {
+                security(config).capabilities = Some(cri::Capability {
+                    add_capabilities: vec!["ALL".into()],
+                    drop_capabilities: drop.map(String::from).into_iter().collect(),
+                    ..Default::default()
+                });
+            });
+            for set in ["CapEff", "CapPrm", "CapBnd"] {
+                assert_eq!(capabilities(&status, set), expected, "{name}, {set}: {status}");
+            }
+            for set in ["CapInh", "CapAmb"] {
+                assert_eq!(capabilities(&status, set), 0, "{name}, {set}: {status}");
+            }
+        }
+    });
+}
+
+#[test]
+fn ambient_capabilities_are_for_users_that_are_not_root() {
+    test(|node| {
+        let script = "chown 1234 /etc/passwd; stat -c %u /etc/passwd; cat /proc/self/status";
+        let run = |name: &str, wanted: cri::Capability| {
+            node.script(name, script, |config| {
+                security(config).run_as_user = Some(cri::Int64Value { value: 1234 });
+                security(config).capabilities = Some(wanted);
+            })
+        };
+        let ambient = cri::Capability {
+            add_ambient_capabilities: vec!["CHOWN".into()],
+            drop_capabilities: vec!["ALL".into()],
+            ..Default::default()
+        };
+        let (out, _) = run("ambient", ambient);
+        for set in ["CapAmb", "CapInh", "CapPrm", "CapEff", "CapBnd"] {
+            assert_eq!(capabilities(&out, set), mask(&[0]), "{set}: {out}");
+        }
+        assert!(out.starts_with("1234\n"), "{out}");
+        // One that is only added is in reach of such a user, and not in effect.
+        let added = cri::Capability { add_capabilities: vec!["CHOWN".into()], ..Default::default() };
+        let (out, _) = run("added", added);
+        for set in ["CapAmb", "CapInh", "CapPrm", "CapEff"] {
+            assert_eq!(capabilities(&out, set), 0, "{set}: {out}");
+        }
+        assert_ne!(capabilities(&out, "CapBnd") & mask(&[0]), 0, "{out}");
+        assert!(out.contains("not permitted") && out.lines().any(|line| line == "0"), "{out}");
+    });
+}
+
+#[test]
 fn users_by_name_and_their_groups() {
     test(|node| {
         let groups = |out: &str| -> Vec<u32> {
