@@ -1,6 +1,6 @@
 //! Which devices the processes of a group may use.
 
-use super::Private;
+use super::{Private, skip};
 use std::process::Command;
 use strata_cgroup::{DeviceRule, Group, Resources};
 
@@ -16,7 +16,7 @@ fn a_device_filter_of_the_unified_hierarchy_holds() {
     let Some(private) = Private::new() else { return };
     let group = &private.0;
     if group.v2_dir().is_none() {
-        eprintln!("skipped: no unified hierarchy");
+        skip("no unified hierarchy");
         return;
     }
     let rule = |kind, major, minor, access: &str| DeviceRule { kind, major, minor, access: access.into() };

@@ -1,6 +1,6 @@
 //! Limits, and what happens at them.
 
-use super::Private;
+use super::{Private, skip};
 use strata_cgroup::{Error, Resources};
 
 fn unified(name: &str, value: &str) -> Resources {
@@ -110,7 +110,7 @@ fn huge_pages_and_their_reservations_are_limited() {
     let suffix = if private.0.v1_dir("hugetlb").is_some() { "limit_in_bytes" } else { "max" };
     let limits = Resources { hugepages: vec![("2MB".into(), 4 << 20)], ..Resources::default() };
     match private.0.apply(&limits) {
-        Err(e) if !private.v2() => return eprintln!("skipped: no hugetlb controller here: {e}"),
+        Err(e) if !private.v2() => return skip(&format!("no hugetlb controller here: {e}")),
         done => done.unwrap(),
     }
     for name in [format!("hugetlb.2MB.{suffix}"), format!("hugetlb.2MB.rsvd.{suffix}")] {
@@ -124,7 +124,7 @@ fn transfers_are_limited_by_device() {
     // A whole disk: partitions have no limits of their own.
     let disks = std::fs::read_dir("/sys/block").unwrap().flatten();
     let Some(disk) = disks.map(|e| e.path()).find(|disk| disk.join("device").exists()) else {
-        return eprintln!("skipped: no disk");
+        return skip("no disk");
     };
     let number = std::fs::read_to_string(disk.join("dev")).unwrap().trim().to_owned();
     private.0.apply(&unified("io.max", &format!("{number} wbps=1048576"))).unwrap();
