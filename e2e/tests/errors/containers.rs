@@ -94,6 +94,32 @@ pub(crate) fn create<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
                     c.mounts[0].propagation = 99;
                 }),
             ),
+            // What is not known must not become the default, which may be less strict.
+            ("stop signal", InvalidArgument, "stop_signal 99", Box::new(|c| c.stop_signal = 99)),
+            (
+                "groups' policy",
+                InvalidArgument,
+                "supplemental_groups_policy 9",
+                Box::new(|c| context(c).supplemental_groups_policy = 9),
+            ),
+            (
+                "seccomp's type",
+                InvalidArgument,
+                "profile_type 9",
+                Box::new(|c| {
+                    let profile = cri::SecurityProfile { profile_type: 9, ..Default::default() };
+                    context(c).seccomp = Some(profile);
+                }),
+            ),
+            (
+                "AppArmor's type",
+                InvalidArgument,
+                "profile_type 9",
+                Box::new(|c| {
+                    let profile = cri::SecurityProfile { profile_type: 9, ..Default::default() };
+                    context(c).apparmor = Some(profile);
+                }),
+            ),
             (
                 "no such device",
                 InvalidArgument,

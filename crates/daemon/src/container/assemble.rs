@@ -44,8 +44,10 @@ impl Node {
         let more: Vec<u32> = devices.groups.into_iter().filter(|g| !process.groups.contains(g)).collect();
         process.groups.extend(more);
         userns::check_user(userns::of_pod(pod.config())?, process.uid, process.gid, &process.groups)?;
-        let stop_signal =
-            command::stop_signal(extras.stop_signal.as_deref(), config.stop_signal(), &defaults)?;
+        let asked = cri::Signal::try_from(config.stop_signal).map_err(|_| {
+            Error::invalid(format!("stop_signal {}: there is no such signal in CRI v1", config.stop_signal))
+        })?;
+        let stop_signal = command::stop_signal(extras.stop_signal.as_deref(), asked, &defaults)?;
         let log_path = self.log_path(pod, id, &config)?;
         let apparmor = modules::confine(&self.apparmor, &context, |text| self.warn_once(text))?;
         Ok(ContainerRecord {

@@ -32,7 +32,10 @@ pub(crate) fn of_pod(config: &cri::PodSandboxConfig) -> Result<Option<IdMap>> {
 
 fn of_options(asked: &cri::UserNamespace) -> Result<Option<IdMap>> {
     let mapped = !asked.uids.is_empty() || !asked.gids.is_empty();
-    match asked.mode() {
+    let mode = cri::NamespaceMode::try_from(asked.mode).map_err(|_| {
+        Error::invalid(format!("userns_options: there is no mode {} in CRI v1; use POD or NODE", asked.mode))
+    })?;
+    match mode {
         cri::NamespaceMode::Node if mapped => {
             Err(Error::invalid("userns_options: mode NODE has no mappings; use POD, or leave them out"))
         }

@@ -1,5 +1,6 @@
 //! The security modules: which AppArmor profile confines a container, and what this kernel or Strata cannot do.
 
+use super::security::profile_type;
 use crate::apparmor::{AppArmor, DEFAULT};
 use crate::error::{Error, Result};
 use std::path::Path;
@@ -30,7 +31,7 @@ fn asked(profile: Option<&cri::SecurityProfile>, old: &str) -> Result<Asked> {
         )),
         name => Ok(Asked::Named(name.to_owned())),
     };
-    match (profile.map(cri::SecurityProfile::profile_type), old) {
+    match (profile.map(profile_type).transpose()?, old) {
         (Some(ProfileType::Unconfined), _) | (None, UNCONFINED) => Ok(Asked::Unconfined),
         (Some(ProfileType::RuntimeDefault), _) | (None, "runtime/default") => Ok(Asked::Default),
         (Some(ProfileType::Localhost), _) => named(profile.map_or("", |p| &p.localhost_ref)),

@@ -66,7 +66,22 @@ pub(crate) struct Wanted<'a> {
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for paths and options that make no sense,
 /// and [`FailedPrecondition`](crate::error::Kind::FailedPrecondition) for propagation from a mount that does not propagate.
 pub(crate) fn mounts(wanted: &Wanted<'_>, pod: &PodFiles) -> Result<(Vec<Mount>, Propagation)> {
+    let mut root = Propagation::Private;
+    let mut images = wanted.images.iter();
+    let asked = wanted.mounts.iter().map(|asked| match images::image_of(asked)? {
+        None => cri_mount(asked),
+        Some(image) => {
+            let lowers =
+                images.next().ok_or_else(|| Error::internal(format!("image {image} is not mounted")))?;
+            Ok(images::mount(asked, absolute(&asked.container_path)?, lowers))
+        }
+    });
+    let asked: Vec<Mount> = asked.chain(wanted.injected.iter().cloned().map(Ok)).collect::<Result<_>>()?;
     let mut all = kernel_mounts(wanted.privileged);
+    // Whoever brings devices brings their terminals and queues.
+    if asked.iter().any(|m| m.target == "/dev") {
+        all.retain(|m| !m.target.starts_with("/dev/"));
+    }
     all.push(bind("/dev/shm", &pod.shm, MountAttrs { nosuid: true, nodev: true, noexec: true, ..ATTRS }));
     for (target, source) in
         [("/etc/hosts", &pod.hosts), ("/etc/hostname", &pod.hostname), ("/etc/resolv.conf", &pod.resolv_conf)]
@@ -79,18 +94,7 @@ pub(crate) fn mounts(wanted: &Wanted<'_>, pod: &PodFiles) -> Result<(Vec<Mount>,
     for text in wanted.tmpfs {
         put(&mut all, tmpfs(text)?);
     }
-    let mut root = Propagation::Private;
-    let mut images = wanted.images.iter();
-    let asked = wanted.mounts.iter().map(|asked| match images::image_of(asked)? {
-        None => cri_mount(asked),
-        Some(image) => {
-            let lowers =
-                images.next().ok_or_else(|| Error::internal(format!("image {image} is not mounted")))?;
-            Ok(images::mount(asked, absolute(&asked.container_path)?, lowers))
-        }
-    });
-    for mount in asked.chain(wanted.injected.iter().cloned().map(Ok)) {
-        let mount = mount?;
+    for mount in asked {
         if let MountKind::Bind { propagation, .. } = mount.kind {
             root = stronger(root, propagation);
         }
@@ -158,9 +162,13 @@ fn bind(target: &str, source: &Path, attrs: MountAttrs) -> Mount {
     }
 }
 
-/// A later mount takes the place of an earlier one with the same target, and of what lies below that.
+/// A later mount takes the place of an earlier one with the same target, and of the image's volumes below that. Others below it
+/// stay, in whatever order they were listed: they are mounted on top of it.
 fn put(all: &mut Vec<Mount>, mount: Mount) {
-    all.retain(|m| !Path::new(&m.target).starts_with(&mount.target));
+    all.retain(|m| {
+        let below = Path::new(&m.target).starts_with(&mount.target);
+        !below || m.kind != MountKind::Own && m.target != mount.target
+    });
     all.push(mount);
 }
 

@@ -44,6 +44,23 @@ fn a_mount_takes_the_place_of_a_default_one() {
 }
 
 #[test]
+fn what_lies_below_a_mount_stays_however_it_was_listed() {
+    let tmp = tempfile::tempdir().unwrap();
+    let host = tmp.path().to_str().unwrap();
+    let list = [asked(host, "/data/sub"), asked(host, "/data"), asked(host, "/etc"), asked(host, "/sys")];
+    let (all, _) = mounts(&Wanted { mounts: &list, ..Default::default() }, &pod()).unwrap();
+    let there = targets(&all);
+    let at = |t: &str| there.iter().position(|x| *x == t).unwrap_or_else(|| panic!("{t}: {there:?}"));
+    assert!(at("/data") < at("/data/sub") && at("/etc") < at("/etc/resolv.conf"));
+    assert!(at("/sys") < at("/sys/fs/cgroup"));
+    // The node's devices come with its terminals; memory is shared with the pod all the same.
+    let list = [asked("/dev", "/dev")];
+    let (all, _) = mounts(&Wanted { mounts: &list, ..Default::default() }, &pod()).unwrap();
+    let below: Vec<_> = targets(&all).into_iter().filter(|t| t.starts_with("/dev/")).collect();
+    assert_eq!(below, ["/dev/shm"]);
+}
+
+#[test]
 fn a_missing_host_path_becomes_a_directory() {
     let tmp = tempfile::tempdir().unwrap();
     let missing = tmp.path().join("a/b");

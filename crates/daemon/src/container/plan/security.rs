@@ -44,7 +44,7 @@ pub(crate) fn choose(
         return Ok(Some(Choice::Unconfined));
     }
     if let Some(profile) = &context.seccomp {
-        return match profile.profile_type() {
+        return match profile_type(profile)? {
             ProfileType::RuntimeDefault => Ok(Some(Choice::Default)),
             ProfileType::Unconfined => Ok(Some(Choice::Unconfined)),
             ProfileType::Localhost => file(&profile.localhost_ref, directory).map(Some),
@@ -63,6 +63,17 @@ pub(crate) fn choose(
             ))),
         },
     }
+}
+
+/// The type of a profile. One that is not known must not become the default one, which may be less strict.
+///
+/// # Errors
+/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a number that CRI v1 has not got.
+pub(super) fn profile_type(profile: &cri::SecurityProfile) -> Result<ProfileType> {
+    let number = profile.profile_type;
+    ProfileType::try_from(number).map_err(|_| {
+        Error::invalid(format!("profile_type {number}: there is no such type of profile in CRI v1"))
+    })
 }
 
 fn file(name: &str, directory: &Path) -> Result<Choice> {

@@ -105,9 +105,15 @@ impl Wanted {
         if let Some(gid) = gid {
             wanted.group = gid.to_string();
         }
-        wanted.merge = match context.supplemental_groups_policy() {
-            cri::SupplementalGroupsPolicy::Merge => true,
-            cri::SupplementalGroupsPolicy::Strict => false,
+        wanted.merge = match cri::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
+            Ok(cri::SupplementalGroupsPolicy::Merge) => true,
+            Ok(cri::SupplementalGroupsPolicy::Strict) => false,
+            Err(_) => {
+                let unknown = context.supplemental_groups_policy;
+                return Err(Error::invalid(format!(
+                    "supplemental_groups_policy {unknown}: there is no such policy in CRI v1"
+                )));
+            }
         };
         for group in &context.supplemental_groups {
             wanted.more.push(checked(*group, "supplemental_groups")?.to_string());
