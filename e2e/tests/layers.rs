@@ -39,6 +39,11 @@ fn a_shared_layer_is_stored_once_at_any_depth() {
         // Another compression of the same files, too.
         node.pull("zstd");
         assert_eq!(layers(node), expected);
+        // Each image has its own blob of it: it can be saved and pushed as it was.
+        node.strata(&["fsck"]).ok();
+        node.strata(&["rmi", &node.image("busybox")]).ok();
+        node.strata(&["fsck"]).ok();
+        node.pull("busybox");
         let stacked = node.image("stacked");
         node.strata(&["run", "--rm", &stacked, "cat", "/opt/strata/readme", "/home/app/notes"])
             .ok()

@@ -1,12 +1,13 @@
 //! What is in the store, in memory, and what must stay although nothing on disk says so.
 
+use crate::error::{Error, Kind, Result};
 use crate::image::Image;
 use crate::layout::SyncPoint;
 use crate::record::{LayerRecord, MountedImage, RefRecord};
 use crate::shift::IdShift;
 use crate::sync::Unsynced;
 use std::collections::{BTreeMap, HashMap, HashSet};
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 use strata_oci::{Descriptor, Digest};
@@ -137,6 +138,7 @@ pub struct Lease {
     pub(crate) sync: SyncPoint,
     /// Bytes of layers that the operation has inflated.
     pub(crate) inflated: AtomicU64,
+    ended: AtomicBool,
 }
 
 impl Lease {
@@ -146,11 +148,27 @@ impl Lease {
         inner.next_lease += 1;
         inner.leases.insert(id, Held::new(why));
         drop(inner);
-        Self { index: index.clone(), id, sync, inflated: AtomicU64::new(0) }
+        Self { index: index.clone(), id, sync, inflated: AtomicU64::new(0), ended: AtomicBool::new(false) }
     }
 }
 
 impl Lease {
+    /// Ends what is being unpacked for it: nobody waits for that any more. What it keeps it keeps.
+    pub fn end(&self) {
+        self.ended.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the operation goes on.
+    ///
+    /// # Errors
+    /// If it was [ended](Self::end).
+    pub(crate) fn go_on(&self) -> Result<()> {
+        if self.ended.load(Ordering::Relaxed) {
+            return Err(Error::new(Kind::Io, "it was given up: nobody waits for it any more".to_owned()));
+        }
+        Ok(())
+    }
+
     /// What the index knows it by.
     pub(crate) fn id(&self) -> u64 {
         self.id

@@ -9,7 +9,7 @@
 //! compressed goes to the last stage at once: its digest is its diff ID.
 
 use crate::blob;
-use crate::chunks::{Chunks, Sender, Share, Supply, channel};
+use crate::chunks::{Chunk, Chunks, Sender, Share, Source, Supply, channel};
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
 use crate::inflate::{Windows, inflate};
@@ -21,7 +21,7 @@ use crate::threads::{joined, stage};
 use crate::trash::{Scratch, create_private};
 use crate::unpack::{Unpacked, unpack};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufRead, Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
@@ -56,6 +56,13 @@ impl Store {
         self.hold_layer_for_any_place(lease, diff_id)
     }
 
+    /// Whether nothing of a layer is lacking: its directory as [`has_layer`](Self::has_layer) has it, and its blob in this
+    /// compression, unless blobs are discarded. If so, the lease keeps both.
+    pub fn has_whole_layer(&self, lease: &Lease, layer: LayerSource<'_>) -> bool {
+        self.has_layer(lease, layer.diff_id)
+            && (self.options.discard_blobs || self.has_blob(lease, &layer.blob.digest))
+    }
+
     /// Fetches and unpacks a layer. Its directory and its blob appear together at the end, or not at all.
     ///
     /// # Errors
@@ -77,7 +84,8 @@ impl Store {
         let fs = self.make_layer_dir(&layer_dir)?;
         let share = self.buffers.share();
         let unpacked = std::thread::scope(|scope| {
-            let (to_unpack, mut tar) = channel();
+            let (to_unpack, tar) = channel();
+            let mut tar = Wanted { tar, lease };
             let unpacking = stage(scope, "unpack", move || {
                 noting(beyond, unpack(fs, &mut tar, layer.diff_id, limits, None))
             })?;
@@ -110,6 +118,7 @@ impl Store {
             Ok(unpacked)
         })
         .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
+        lease.go_on()?;
         allowance.keep();
         // A layer that is here is not fetched again: its blob must be here by then.
         self.publish_blob(lease, &layer.blob.digest, &blob_file, layer.blob.size)?;
@@ -184,6 +193,36 @@ impl Store {
         inner.unsynced.layers.insert(key.to_owned());
         inner.layers.insert(key.to_owned(), Arc::new(record));
         Ok(())
+    }
+}
+
+/// A tar as long as somebody waits for what becomes of it: what has arrived may keep unpacking busy for long.
+struct Wanted<'a> {
+    tar: Chunks,
+    lease: &'a Lease,
+}
+
+impl Read for Wanted<'_> {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        self.lease.go_on().map_err(std::io::Error::other)?;
+        self.tar.read(out)
+    }
+}
+
+impl BufRead for Wanted<'_> {
+    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
+        self.lease.go_on().map_err(std::io::Error::other)?;
+        self.tar.fill_buf()
+    }
+
+    fn consume(&mut self, n: usize) {
+        self.tar.consume(n);
+    }
+}
+
+impl Source for Wanted<'_> {
+    fn shared(&self) -> Option<(Arc<Chunk>, usize)> {
+        self.tar.shared()
     }
 }
 

@@ -95,7 +95,6 @@ pub(crate) fn create<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
                 }),
             ),
             // What is not known must not become the default, which may be less strict.
-            ("stop signal", InvalidArgument, "stop_signal 99", Box::new(|c| c.stop_signal = 99)),
             (
                 "groups' policy",
                 InvalidArgument,

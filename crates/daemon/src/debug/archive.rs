@@ -104,7 +104,7 @@ pub(super) async fn bring_back(
         });
     fetched.await.map_err(|e| {
         e.context(format!(
-            "{}: not all of its compressed layers are on this node (discard_blobs), and the registry was asked for them",
+            "{}: not all of its compressed layers are on this node (lost, or discarded: [store] discard_blobs), and the registry was asked for them",
             image.label()
         ))
     })

@@ -7,6 +7,7 @@ use crate::error::{Error, Kind, Result};
 use crate::registry::{Fetched, Session};
 use futures_util::future::try_join_all;
 use std::sync::Arc;
+use std::time::Duration;
 use strata_api::cri::AuthConfig;
 use strata_oci::{Digest, Document, ImageConfig, Manifest, Platform, Reference};
 use strata_store::{Image, Lease, NewImage, Origin};
@@ -34,32 +35,65 @@ struct Resolved {
     others: Vec<(Digest, Vec<u8>)>,
 }
 
+/// Ends a pull's work with the pull, also where its future is dropped.
+struct Ending(Arc<Lease>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.end();
+    }
+}
+
 impl Fetch {
     /// Pulls. Dropping the future stops it: the store deletes what has no name yet.
     pub(super) async fn run(self) -> Result<PullOutcome> {
-        let reference = self.reference.clone();
-        let done = self.pull().await.map_err(|e| e.context(format!("pull of {reference}")));
+        let what = format!("pull of {}", self.reference);
+        let lease = Arc::new(self.images.store.lease(&what)?);
+        let ending = Ending(lease.clone());
+        let done = self.pull(&lease).await.map_err(|e| e.context(what));
+        drop(ending);
+        if let Err(e) = &done
+            && [Kind::DataLoss, Kind::FailedPrecondition, Kind::ResourceExhausted].contains(&e.kind())
+        {
+            self.take_back(lease).await;
+        }
         // What a pull takes for a while, a daemon that runs for months must not keep.
         tokio::task::spawn_blocking(strata_sys::memory::give_back);
         done
     }
 
-    async fn pull(&self) -> Result<PullOutcome> {
+    /// Removes what has come of an image that cannot be had. What another failure leaves waits for the next attempt.
+    async fn take_back(&self, lease: Arc<Lease>) {
+        // Layers that are still being unpacked stop at once.
+        let held = Arc::downgrade(&lease);
+        drop(lease);
+        for _ in 0..200 {
+            if held.strong_count() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let store = Arc::clone(&self.images.store);
+        if let Ok(Err(e)) = tokio::task::spawn_blocking(move || store.gc(false)).await {
+            tracing::warn!(error = %e, "what a refused image left is removed by the next collection");
+        }
+    }
+
+    async fn pull(&self, lease: &Arc<Lease>) -> Result<PullOutcome> {
         let store = &self.images.store;
-        let lease = Arc::new(store.lease(&format!("pull of {}", self.reference))?);
         let registry = self.images.registry.session(&self.reference, self.auth.as_ref()).await?;
-        let mut resolved = self.resolve(&registry, &lease).await?;
+        let mut resolved = self.resolve(&registry, lease).await?;
         self.board.resolved(&self.reference.to_string(), &resolved.pulled, &resolved.manifest.layers);
         store.limits().check_sizes(resolved.manifest.layers.iter().map(|layer| layer.size))?;
-        let config = self.config(&registry, &lease, &mut resolved).await?;
-        let fetched = self.layers(&registry, &lease, &resolved.manifest, &config).await?;
+        let config = self.config(&registry, lease, &mut resolved).await?;
+        let fetched = self.layers(&registry, lease, &resolved.manifest, &config).await?;
         let pulled = resolved.pulled.clone();
         let name = self.name();
         let known = store.resolve(&name.to_string()).is_ok_and(|i| {
             i.id == resolved.manifest.config.digest
                 && i.repo_digests.contains(&name.with_digest(pulled.clone()).to_string())
         });
-        let image = self.commit(lease, resolved, name).await?;
+        let image = self.commit(lease.clone(), resolved, name).await?;
         let name = self.reference.to_string();
         Ok(PullOutcome { image, digest: pulled, name, up_to_date: known && !fetched })
     }
@@ -170,7 +204,7 @@ impl Fetch {
         manifest: &Manifest,
         config: &ImageConfig,
     ) -> Result<bool> {
-        let permits = Semaphore::new(self.images.downloads.per_image);
+        let permits = Arc::new(Semaphore::new(self.images.downloads.per_image));
         let layers = Layers {
             store: &self.images.store,
             registry,

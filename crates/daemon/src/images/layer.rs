@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use strata_api::debug::layer_progress::State;
 use strata_oci::{Descriptor, Digest};
 use strata_store::{LayerSource, Lease, Progress, Store};
-use tokio::sync::{OwnedMutexGuard, Semaphore};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
 /// One lock per layer that is being fetched.
 #[derive(Debug, Default)]
@@ -43,40 +43,50 @@ pub(super) struct Layers<'a> {
     pub(super) board: &'a Board,
     pub(super) pulls: &'a Pulls,
     /// How many of this image's may be fetched at once.
-    pub(super) of_image: &'a Semaphore,
+    pub(super) of_image: &'a Arc<Semaphore>,
     /// How many of all images'.
-    pub(super) of_node: &'a Semaphore,
+    pub(super) of_node: &'a Arc<Semaphore>,
 }
+
+/// What a layer's work has for itself: its turn, and the permits of its image and of the node.
+type Held = Arc<(OwnedMutexGuard<()>, OwnedSemaphorePermit, OwnedSemaphorePermit)>;
 
 impl Layers<'_> {
     /// Brings one layer into the store; whether it had to be fetched or unpacked.
     pub(super) async fn fetch(&self, place: usize, blob: &Descriptor, diff_id: &Digest) -> Result<bool> {
-        let _turn = self.turns.take(diff_id).await;
-        if self.store.has_layer(self.lease, diff_id) {
+        let turn = self.turns.take(diff_id).await;
+        // The same layer may be here by another blob, compressed otherwise: an image is whole with its own. One that registries do
+        // not have cannot be asked for.
+        let here = match is_elsewhere(blob) {
+            true => self.store.has_layer(self.lease, diff_id),
+            false => self.store.has_whole_layer(self.lease, LayerSource { blob, diff_id }),
+        };
+        if here {
             self.board.layer(place, State::Exists, blob.size);
             return Ok(false);
         }
         // In this order, so that an image of many layers does not keep others from the node's.
         let closed = |e: tokio::sync::AcquireError| Error::internal(e.to_string());
-        let _of_image = self.of_image.acquire().await.map_err(closed)?;
-        let _of_node = self.of_node.acquire().await.map_err(closed)?;
+        let of_image = self.of_image.clone().acquire_owned().await.map_err(closed)?;
+        let of_node = self.of_node.clone().acquire_owned().await.map_err(closed)?;
+        let held = Arc::new((turn, of_image, of_node));
         let done = if self.store.has_blob(self.lease, &blob.digest) {
-            match self.ingest(place, blob, diff_id, None).await {
+            match self.ingest(place, blob, diff_id, None, &held).await {
                 // What a disk has damaged is gone now.
                 Err(e) if e.kind() == Kind::DataLoss && !self.store.has_blob(self.lease, &blob.digest) => {
-                    self.download(place, blob, diff_id).await
+                    self.download(place, blob, diff_id, &held).await
                 }
                 done => done,
             }
         } else {
-            self.download(place, blob, diff_id).await
+            self.download(place, blob, diff_id, &held).await
         };
         done?;
         self.board.layer(place, State::Complete, blob.size);
         Ok(true)
     }
 
-    async fn download(&self, place: usize, blob: &Descriptor, diff_id: &Digest) -> Result<()> {
+    async fn download(&self, place: usize, blob: &Descriptor, diff_id: &Digest, held: &Held) -> Result<()> {
         self.board.layer(place, State::Downloading, 0);
         let opened = self.registry.blob(&blob.digest, blob.size).await;
         let mut stream = opened
@@ -86,7 +96,7 @@ impl Layers<'_> {
             let (feed, reader) = bridge();
             let (fed, ingested) = tokio::join!(
                 pour(&mut stream, feed, self.pulls),
-                self.ingest(place, blob, diff_id, Some(reader))
+                self.ingest(place, blob, diff_id, Some(reader), held)
             );
             // Where the transfer failed, the reader only saw that it was given up.
             match fed.and(ingested) {
@@ -104,10 +114,14 @@ impl Layers<'_> {
         blob: &Descriptor,
         diff_id: &Digest,
         reader: Option<super::bridge::Reader>,
+        held: &Held,
     ) -> Result<()> {
         let (store, lease, board) = (Arc::clone(self.store), Arc::clone(self.lease), self.board.clone());
         let (blob, diff_id) = (blob.clone(), diff_id.clone());
+        // Who gives up waiting does not end the thread at once, and what it works on is its own until then.
+        let held = Arc::clone(held);
         let work = move || {
+            let _held = held;
             let progress = |p: Progress| match p {
                 Progress::Read(bytes) => board.layer(place, State::Downloading, bytes),
                 Progress::Unpacking => board.layer(place, State::Extracting, blob.size),

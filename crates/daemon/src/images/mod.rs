@@ -51,7 +51,7 @@ pub(crate) struct Images {
 #[derive(Debug)]
 struct Downloads {
     per_image: usize,
-    of_node: Semaphore,
+    of_node: Arc<Semaphore>,
 }
 
 /// What is to be pulled.
@@ -86,7 +86,7 @@ impl Images {
         let count = |n: u32| usize::try_from(n).unwrap_or(1);
         let downloads = Downloads {
             per_image: count(config.max_concurrent_downloads),
-            of_node: Semaphore::new(count(config.max_node_downloads)),
+            of_node: Arc::new(Semaphore::new(count(config.max_node_downloads))),
         };
         Self {
             store,

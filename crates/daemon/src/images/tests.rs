@@ -61,7 +61,13 @@ impl Shelf {
 
 /// A tar of one file that is large enough to come in several pieces.
 fn tar(name: &str) -> Vec<u8> {
-    let content = name.as_bytes().repeat(100_000);
+    let mut tar = entry(name, &name.as_bytes().repeat(100_000));
+    tar.resize(tar.len() + 1024, 0);
+    tar
+}
+
+/// A file in a tar.
+fn entry(name: &str, content: &[u8]) -> Vec<u8> {
     let mut header = [0_u8; 512];
     let mut field = |at: usize, text: &str| header[at..at + text.len()].copy_from_slice(text.as_bytes());
     field(0, name);
@@ -74,9 +80,9 @@ fn tar(name: &str) -> Vec<u8> {
     field(257, "ustar\x0000");
     let sum: u32 = header.iter().map(|b| u32::from(*b)).sum();
     header[148..155].copy_from_slice(format!("{sum:06o}\0").as_bytes());
-    let mut tar = [&header[..], &content].concat();
-    tar.resize(tar.len().next_multiple_of(512) + 1024, 0);
-    tar
+    let mut entry = [&header[..], content].concat();
+    entry.resize(entry.len().next_multiple_of(512), 0);
+    entry
 }
 
 async fn serve(stream: TcpStream, shelf: Arc<Shelf>) {

@@ -3,7 +3,7 @@
 use super::*;
 
 /// Serves an image of these layers under a tag; `config` may replace the config's text, `sizes` the layers' sizes.
-fn serve_image(
+pub(super) fn serve_image(
     rig: &Rig,
     tag: &str,
     layers: &[Vec<u8>],
@@ -51,6 +51,13 @@ async fn an_entry_is_named_with_its_layer_and_image() {
     cut.truncate(2000);
     let id = serve_image(&rig, "cut", &[cut], None, None);
     rig.refuses("cut", Kind::DataLoss, &[id[0].as_str(), "entry \"cut\"", "ends"]).await;
+}
+
+#[tokio::test]
+async fn good_layers_of_a_refused_image_do_not_stay() {
+    let Some(rig) = rig().await else { return };
+    let id = serve_image(&rig, "upper", &[tar("good"), tar("../../bad"), tar("also-good")], None, None);
+    rig.refuses("upper", Kind::DataLoss, &[id[1].as_str(), "entry \"../../bad\""]).await;
 }
 
 #[tokio::test]

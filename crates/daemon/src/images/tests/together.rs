@@ -130,3 +130,29 @@ async fn the_last_to_leave_ends_the_pull_and_nothing_stays() {
     rig.shelf.held.store(false, Ordering::SeqCst);
     assert!(rig.pull("app:v1").await.is_ok());
 }
+
+/// What has arrived keeps a thread busy for long: it stops, too, and nobody begins beside it.
+#[tokio::test]
+async fn unpacking_ends_with_the_pull() {
+    let Some(rig) = rig().await else { return };
+    let mut many: Vec<u8> = (0..100_000).flat_map(|n| entry(&format!("d/{n}"), b"")).collect();
+    many.resize(many.len() + 1024, 0);
+    let id = hostile::serve_image(&rig, "many", &[many], None, None);
+    let work = rig.dir.path().join("tmp");
+    let begun = || {
+        let entries = std::fs::read_dir(&work).unwrap().flatten();
+        entries.filter(|e| std::fs::read_dir(e.path().join("fs/d")).is_ok_and(|d| d.count() > 100)).count()
+    };
+    let (images, request) = (Arc::clone(&rig.images), rig.request("app:many"));
+    let pull = tokio::spawn(async move { images.pull(request, None).await });
+    while begun() == 0 {
+        assert!(!pull.is_finished());
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    pull.abort();
+    let _ = pull.await;
+    assert_eq!(rig.unfinished().await, Vec::<String>::new());
+    // Had it gone on, the layer would be there.
+    assert!(!rig.dir.path().join("layers").join(id[0].hex()).exists());
+    assert!(rig.pull("app:many").await.is_ok());
+}
