@@ -66,6 +66,39 @@ fn mounts_of_the_host_are_seen_as_was_asked() {
     });
 }
 
+/// Children before their parents, as nobody would write them and programs do.
+#[test]
+fn mounts_lie_on_top_of_each_other_in_whatever_order_they_were_listed() {
+    test(|node| {
+        let volume = |name: &str, inside: &str| {
+            let dir = node.dir(name);
+            std::fs::create_dir_all(&dir).unwrap();
+            std::fs::write(dir.join("flag"), format!("{name}\n")).unwrap();
+            cri::Mount {
+                host_path: dir.display().to_string(),
+                container_path: inside.into(),
+                ..Default::default()
+            }
+        };
+        let mut wanted = vec![volume("sub", "/data/sub"), volume("data", "/data"), volume("etc", "/etc")];
+        wanted.push(cri::Mount {
+            host_path: "/dev".into(),
+            container_path: "/dev".into(),
+            ..Default::default()
+        });
+        let (_, id) = sleeper(node, "stacked", |_, config| config.mounts = wanted.clone());
+        assert_eq!(node.exec(&id, "cat /data/flag /data/sub/flag /etc/flag"), "data\nsub\netc\n");
+        // The pod's own files lie on a volume, too, and its memory on the node's devices.
+        let told = node.exec(&id, "grep -c . /etc/hosts; cut -d ' ' -f 5 /proc/self/mountinfo");
+        let lines: Vec<&str> = told.lines().collect();
+        assert_ne!(lines[0], "0");
+        for target in ["/etc/hosts", "/etc/resolv.conf", "/dev/shm"] {
+            assert!(lines.contains(&target), "{target}: {told}");
+        }
+        assert_eq!(node.status(&id).mounts, wanted);
+    });
+}
+
 #[test]
 fn mounts_of_a_container_are_seen_by_the_host_if_it_asks() {
     test(|node| {
