@@ -296,7 +296,7 @@ impl Index {
         let best = self
             .manifests
             .iter()
-            .filter(|(d, _)| [OCI_MANIFEST, DOCKER_MANIFEST].contains(&d.media_type.as_str()))
+            .filter(|(d, _)| is_manifest(d))
             .filter_map(|(d, p)| Some((wanted.rank(p.as_ref()?)?, d)))
             .min_by_key(|(rank, _)| *rank);
         if let Some((_, descriptor)) = best {
@@ -304,20 +304,25 @@ impl Index {
         }
         // Some tools say no platform where there is only one image: its config says it.
         if let [(only, None)] = self.manifests.as_slice()
-            && [OCI_MANIFEST, DOCKER_MANIFEST].contains(&only.media_type.as_str())
+            && is_manifest(only)
         {
             return Ok(only);
         }
         let offered: Vec<_> = self
             .manifests
             .iter()
-            .filter_map(|(_, p)| p.as_ref())
-            .filter(|p| p.os != "unknown")
-            .map(ToString::to_string)
+            .filter_map(|(d, p)| Some((d, p.as_ref()?)))
+            .filter(|(_, p)| p.os != "unknown")
+            .map(|(d, p)| if is_manifest(d) { p.to_string() } else { format!("{p} as {}", d.media_type) })
             .collect();
         let offered = if offered.is_empty() { "nothing with a platform".into() } else { offered.join(", ") };
         Err(DocumentError::NoPlatform { wanted: wanted.to_string(), offered })
     }
+}
+
+/// Whether this is an image that can be used: indexes also list signatures, and what is older.
+fn is_manifest(descriptor: &Descriptor) -> bool {
+    [OCI_MANIFEST, DOCKER_MANIFEST].contains(&descriptor.media_type.as_str())
 }
 
 #[cfg(test)]
@@ -356,6 +361,13 @@ mod tests {
         assert_eq!(index.select(&"linux/amd64".parse().unwrap()).unwrap(), &index.manifests[1].0);
         let error = index.select(&"linux/s390x".parse().unwrap()).unwrap_err().to_string();
         assert_eq!(error, "no manifest for linux/s390x; the index offers linux/arm64, linux/amd64");
+        let mut other = index.manifests[1].clone();
+        other.0.media_type = "application/vnd.example".into();
+        let error = Index { manifests: vec![other] }.select(&"linux/amd64".parse().unwrap()).unwrap_err();
+        assert!(
+            error.to_string().ends_with("the index offers linux/amd64 as application/vnd.example"),
+            "{error}"
+        );
         let alone = Index { manifests: vec![(index.manifests[0].0.clone(), None)] };
         assert_eq!(alone.select(&"linux/s390x".parse().unwrap()).unwrap(), &index.manifests[0].0);
     }
