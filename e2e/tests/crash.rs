@@ -3,9 +3,12 @@
 mod steps;
 
 use k8s_cri::v1::{self as cri, ContainerState, PodSandboxState};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use std::time::Duration;
 use strata_e2e::images::{Compression, Flavor, ImageBuilder, LayerBuilder, catalog};
-use strata_e2e::node::{Node, container, pod, test};
+use strata_e2e::node::{Node, cgroups, container, pod, process, test};
+use tonic::Code;
 
 /// Delays between a call and the kill, in milliseconds: from "hardly begun" to "has ended".
 const DELAYS: [u64; 8] = [0, 2, 5, 10, 20, 40, 80, 160];
@@ -234,6 +237,56 @@ fn a_dead_shim_is_a_dead_pod() {
         });
         let left = strata_e2e::node::cgroups::processes(&format!("{}/pods", node.cgroup()));
         assert!(left.is_empty(), "{left:?}");
+    });
+}
+
+/// A pod with a container that counts, whose shim has been stopped before stratad was killed and started again.
+fn silent(node: &Node, name: &str) -> (String, String, Pid) {
+    let config = pod(node, name);
+    let pod_id = node.run_pod(&config);
+    let script = "i=0; while :; do echo $i; i=$((i+1)); sleep 0.1; done";
+    let id = node.run_container(&pod_id, &config, &container(node, "c", script));
+    let shim = Pid::from_raw(node.shim(&pod_id));
+    kill(shim, Signal::SIGSTOP).unwrap();
+    (pod_id, id, shim)
+}
+
+#[test]
+fn a_shim_that_lives_and_is_silent_at_the_start_keeps_its_pod() {
+    test(|node| {
+        node.pull("busybox");
+        let (kept, id, shim) = silent(node, "kept");
+        let (removed, _, stopped) = silent(node, "removed");
+        let group = |pod: &str| cgroups::processes(&format!("{}/pods/{pod}", node.cgroup()));
+        node.crash();
+        // Answered once recovery has dealt with it, or has given up waiting.
+        assert_eq!(node.status(&id).state(), ContainerState::ContainerUnknown);
+        let pods = cri::ListPodSandboxRequest { filter: None };
+        let listed = node.cri(async |mut c| c.list_pod_sandbox(pods).await).unwrap().items;
+        assert!(listed.iter().all(|p| p.state() == PodSandboxState::SandboxReady), "{listed:#?}");
+        assert_eq!(listed.len(), 2);
+        // The kubelet would make another one beside it.
+        for refused in [node.stop_container(&id, 0), node.remove_container(&id)] {
+            assert_eq!(refused.unwrap_err().code(), Code::Unavailable);
+        }
+        // One that is given up goes as a whole.
+        node.stop_pod(&removed).unwrap();
+        node.remove_pod(&removed).unwrap();
+        strata_e2e::eventually(10, "its shim goes too", || match process::runs(stopped.as_raw()) {
+            true => Err("it is there".to_owned()),
+            false => Ok(()),
+        });
+        assert!(group(&removed).is_empty() && !group(&kept).is_empty());
+        kill(shim, Signal::SIGCONT).unwrap();
+        strata_e2e::eventually(30, "it is found again", || match node.status(&id).state() {
+            ContainerState::ContainerRunning => Ok(()),
+            other => Err(format!("{other:?}")),
+        });
+        assert_eq!(node.exec(&id, "echo still here"), "still here\n");
+        node.stop_container(&id, 0).unwrap();
+        let numbers: Vec<usize> = node.log(&id).iter().map(|line| line.text.parse().unwrap()).collect();
+        assert_eq!(numbers, (0..numbers.len()).collect::<Vec<_>>());
+        node.remove_pod(&kept).unwrap();
     });
 }
 

@@ -4,6 +4,7 @@
 //!   records ─▶ pods, containers (state unknown) ─▶ serving begins
 //!                 │ each pod by itself, within a bound
 //!                 ├ same boot, shim answers   its word, and the exits that it left
+//!                 ├ same boot, shim silent    the pod stays, its containers' state unknown; tried again until it answers or ends
 //!                 ├ same boot, no shim        the pod has died with it
 //!                 ├ another boot              running: exited 255 Unknown; created: discarded; network given back
 //!                 └ half made or half gone    taken apart
@@ -24,6 +25,7 @@ use crate::error::{Error, Result};
 use crate::ids::{is_id, now};
 use crate::net::Held;
 use crate::node::Node;
+use crate::pod::run::shim_lives;
 use crate::pod::state::{Change, PodState};
 use crate::pod::{Pod, files, short};
 use crate::request::Origin;
@@ -53,11 +55,11 @@ impl Node {
             tokio::spawn(async move {
                 let bound = Duration::from_secs(node.config.limits.recovery_timeout);
                 if tokio::time::timeout(bound, node.recover_pod(&pod)).await.is_err() {
-                    tracing::error!(pod = short(pod.id()), "recovery takes too long; the pod is given up");
-                    if pod.state() == PodState::Discarding {
-                        node.discard_pod(&pod).await;
-                    } else {
-                        node.pod_lost(&pod).await;
+                    tracing::error!(pod = short(pod.id()), "recovery takes too long; it is cut short");
+                    match pod.state() {
+                        PodState::Discarding => node.discard_pod(&pod).await,
+                        PodState::Ready if shim_lives(pod.state_dir()) => node.follow_later(&pod),
+                        _ => node.pod_lost(&pod).await,
                     }
                 }
                 pod.settle();
@@ -107,16 +109,16 @@ impl Node {
                 self.reconcile(pod, &containers).await;
                 if record.state == PodState::Ready {
                     tokio::spawn(self.clone().watch_pod(pod.clone(), events));
-                    // Ended, and the daemon too before it could see to it.
-                    for container in self.containers.of_pod(pod.id()) {
-                        if container.state() == ContainerState::Exited {
-                            self.clean_up_after(&container);
-                        }
-                    }
+                    self.clean_up_ended(pod);
                 } else if let Err(e) = self.take_down(pod).await {
                     tracing::warn!(pod = short(pod.id()), error = %e, "a stop that was cut off cannot be ended yet");
                     self.stop_later(pod);
                 }
+            }
+            // It may be slow, or of a release that speaks otherwise: its containers run.
+            Err(e) if record.state == PodState::Ready && shim_lives(pod.state_dir()) => {
+                tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim lives but is not connected");
+                self.follow_later(pod);
             }
             Err(e) => {
                 if record.state == PodState::Ready {

@@ -134,6 +134,22 @@ impl Container {
         self.live.borrow().clone()
     }
 
+    /// That its state is known, without which it can be neither stopped nor left alone.
+    ///
+    /// # Errors
+    /// [`Kind::Unavailable`] as long as its shim, which outlived a restart of stratad, does not answer.
+    pub(crate) fn known(&self) -> Result<()> {
+        if self.state() != ContainerState::Unknown {
+            return Ok(());
+        }
+        let text = format!(
+            "container {}: its pod's shim has not answered since stratad was started; stratad goes on trying, or stop or \
+             remove the pod",
+            short(self.id())
+        );
+        Err(Error::new(Kind::Unavailable, text))
+    }
+
     /// Where it stands.
     pub(crate) fn state(&self) -> ContainerState {
         self.live.borrow().state

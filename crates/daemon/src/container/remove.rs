@@ -45,6 +45,9 @@ impl Node {
                 None => Ok(()),
             };
         }
+        if !(force && container.pod().origin() == Origin::Strata) {
+            container.known()?;
+        }
         if container.state() == ContainerState::Running {
             if !force {
                 return Err(Error::precondition(format!(

@@ -51,6 +51,7 @@ impl Node {
             // It may be about to run: a start that is under way has the turn.
             drop(container.turn.lock().await);
         }
+        container.known()?;
         if container.state() != ContainerState::Running {
             return Ok(());
         }
@@ -114,6 +115,7 @@ impl Node {
     pub(crate) async fn kill_container(self: &Arc<Self>, id: &str, signal: i32) -> Result<()> {
         let container = self.find_container(id)?;
         self.settled(container.pod()).await?;
+        container.known()?;
         if container.state() != ContainerState::Running {
             return Err(Error::precondition(format!("container {id} is not running")));
         }

@@ -29,6 +29,7 @@ impl Node {
         detached(async move {
             node.settled(container.pod()).await?;
             let _turn = container.turn.lock().await;
+            container.known()?;
             if !matches!(container.state(), ContainerState::Created | ContainerState::Running) {
                 return Err(Error::precondition(format!("container {} has ended", short(container.id()))));
             }

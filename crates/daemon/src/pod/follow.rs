@@ -2,6 +2,7 @@
 
 use super::state::{Change, PodState};
 use super::{ExecEnd, Pod, short};
+use crate::container::state::ContainerState;
 use crate::node::Node;
 use crate::shim::{Connected, Shim};
 use std::sync::Arc;
@@ -33,9 +34,26 @@ impl Node {
         }
     }
 
+    /// Follows a shim that lives and is not connected, once it is.
+    pub(crate) fn follow_later(self: &Arc<Self>, pod: &Arc<Pod>) {
+        // As if its connection had just gone.
+        let (_, ended) = mpsc::unbounded_channel();
+        tokio::spawn(self.clone().watch_pod(pod.clone(), ended));
+    }
+
+    /// Sees to containers that ended, and the daemon too before it could.
+    pub(crate) fn clean_up_ended(self: &Arc<Self>, pod: &Pod) {
+        for container in self.containers.of_pod(pod.id()) {
+            if container.state() == ContainerState::Exited {
+                self.clean_up_after(&container);
+            }
+        }
+    }
+
     /// The connection has gone, but perhaps not the shim. Nothing is made or started meanwhile: what the shim has told would
     /// be older than that.
     async fn find_shim_again(self: &Arc<Self>, pod: &Arc<Pod>) -> Option<mpsc::UnboundedReceiver<Event>> {
+        let mut said = String::new();
         loop {
             let alone = pod.gate.write().await;
             if pod.going().is_cancelled() || pod.state() != PodState::Ready {
@@ -46,10 +64,15 @@ impl Node {
                     self.metrics.shims_reconnected.inc();
                     pod.set_shim(Some(shim));
                     self.reconcile(pod, &containers).await;
+                    self.clean_up_ended(pod);
                     return Some(events);
                 }
                 Err(e) if super::run::shim_lives(pod.state_dir()) => {
-                    tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim does not answer; trying again");
+                    // It may go on so for days.
+                    if said != e.to_string() {
+                        tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim does not answer; trying again");
+                        said = e.to_string();
+                    }
                 }
                 Err(e) => {
                     tracing::error!(pod = short(pod.id()), error = %e, "the pod's shim has died; the pod goes with it");

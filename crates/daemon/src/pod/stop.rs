@@ -56,6 +56,10 @@ impl Node {
         let containers: Vec<_> =
             self.containers.of_pod(pod.id()).into_iter().filter(|c| live(c.state())).collect();
         let Some(shim) = pod.shim() else {
+            // One that lives and cannot be told to leave would be there for ever.
+            if !containers.is_empty() {
+                super::run::kill_shim(pod.state_dir());
+            }
             for container in containers {
                 self.declare_dead(&container, "the pod was stopped while its shim was gone").await;
             }
