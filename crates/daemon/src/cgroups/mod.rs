@@ -175,11 +175,12 @@ impl Node {
             return Ok(());
         }
         let known = wait(self.systemd.0.set(names::unit(&name), &properties))?;
-        if known {
-            Ok(())
-        } else {
-            Err(Error::precondition(format!("systemd knows no unit {}", names::unit(&name))))
+        if !known {
+            return Err(Error::precondition(format!("systemd knows no unit {}", names::unit(&name))));
         }
+        // With its properties it writes others of their controllers' files, too.
+        let files = Resources { unified: limits.unified.clone(), ..Resources::default() };
+        group.apply(&files).map_err(|e| refused(&e))
     }
 }
 

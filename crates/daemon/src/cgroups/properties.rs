@@ -1,7 +1,7 @@
 //! Limits as properties of units (systemd.resource-control(5), org.freedesktop.systemd1(5)).
 //!
 //! What is told to systemd stays when it writes a unit's files again, as it does after `systemctl daemon-reload`. What it has no
-//! property for (huge pages, devices by our own filter, most of `unified`) it leaves alone.
+//! property for (huge pages, devices by our own filter, the rest of `unified`) is in the files only.
 
 use strata_cgroup::Resources;
 use strata_cgroup::limits::weight_of;
@@ -57,15 +57,10 @@ pub(crate) fn of_limits(limits: &Resources) -> Properties {
     if let Some(pids) = limits.pids_limit {
         put("TasksMax", number(pids));
     }
-    for (file, name) in
-        [("memory.min", "MemoryMin"), ("memory.low", "MemoryLow"), ("memory.high", "MemoryHigh")]
-    {
-        // What is no number is the kernel's to refuse.
-        match limits.unified.get(file).map(|v| v.trim()) {
-            Some("max") => put(name, INFINITY),
-            Some(text) => text.parse().into_iter().for_each(|value| put(name, value)),
-            None => {}
-        }
+    for (name, value) in of_files(limits, idle) {
+        // Files are written last, so they count.
+        all.retain(|(other, _)| *other != name);
+        all.push((name, Property::Number(value)));
     }
     for (list, name) in [(&limits.cpuset_cpus, "AllowedCPUs"), (&limits.cpuset_mems, "AllowedMemoryNodes")] {
         if let Some(mask) = list.as_deref().and_then(mask) {
@@ -73,6 +68,44 @@ pub(crate) fn of_limits(limits: &Resources) -> Properties {
         }
     }
     all
+}
+
+/// Files of `unified` that hold one number or `max`, their properties, and the least and most that systemd takes.
+const FILES: [(&str, &str, u64, u64); 7] = [
+    ("memory.min", "MemoryMin", 0, INFINITY),
+    ("memory.low", "MemoryLow", 0, INFINITY),
+    ("memory.high", "MemoryHigh", 1, INFINITY),
+    ("memory.max", "MemoryMax", 1, INFINITY),
+    // The kubelet's word for no swap is 0.
+    ("memory.swap.max", "MemorySwapMax", 0, INFINITY),
+    ("pids.max", "TasksMax", 1, INFINITY),
+    ("cpu.weight", "CPUWeight", 1, 10_000),
+];
+
+/// What systemd is told of `unified`. What is no number is the kernel's to refuse.
+fn of_files(limits: &Resources, idle: bool) -> Vec<(&'static str, u64)> {
+    let mut told = Vec::new();
+    for (file, name, least, most) in FILES {
+        let Some(value) = limits.unified.get(file).and_then(|text| number_or_max(text)) else { continue };
+        if (least..=most).contains(&value) && !(idle && name == "CPUWeight") {
+            told.push((name, value));
+        }
+    }
+    let mut words = limits.unified.get("cpu.max").map(|text| text.split_whitespace()).into_iter().flatten();
+    if let Some(quota) = words.next().and_then(number_or_max).filter(|q| *q != 0) {
+        let period = words.next().and_then(|p| p.parse().ok()).filter(|p| *p != 0);
+        let period = period.or_else(|| limits.cpu_period.filter(|p| *p != 0)).unwrap_or(PERIOD);
+        let each = if quota == INFINITY { INFINITY } else { per_second(quota, period) };
+        told.extend([("CPUQuotaPerSecUSec", each), ("CPUQuotaPeriodUSec", period)]);
+    }
+    told
+}
+
+fn number_or_max(text: &str) -> Option<u64> {
+    match text.trim() {
+        "max" => Some(INFINITY),
+        text => text.parse().ok(),
+    }
 }
 
 /// A limit of which -1 means none.
@@ -148,6 +181,43 @@ mod tests {
         assert_eq!(of_limits(&Resources::default()), []);
         let idle = Resources { unified: [("cpu.idle".to_owned(), "1".to_owned())].into(), ..limits };
         assert_eq!(numbers(&idle)[0], ("CPUWeight", 0));
+    }
+
+    #[test]
+    fn files_have_the_last_word() {
+        let of = |files: &[(&str, &str)]| Resources {
+            unified: files.iter().map(|(file, text)| ((*file).to_owned(), (*text).to_owned())).collect(),
+            ..Resources::default()
+        };
+        let no_swap = Resources {
+            memory_limit: Some(1000),
+            memory_swap_limit: Some(3000),
+            ..of(&[("memory.swap.max", "0"), ("memory.oom.group", "1")])
+        };
+        assert_eq!(numbers(&no_swap), [("MemoryMax", 1000), ("MemorySwapMax", 0)]);
+        let all = of(&[
+            ("cpu.max", "max 50000"),
+            ("cpu.weight", "70\n"),
+            ("memory.max", "4096"),
+            ("memory.swap.max", "max"),
+            ("pids.max", "9"),
+        ]);
+        let wanted = [
+            ("MemoryMax", 4096),
+            ("MemorySwapMax", u64::MAX),
+            ("TasksMax", 9),
+            ("CPUWeight", 70),
+            ("CPUQuotaPerSecUSec", u64::MAX),
+            ("CPUQuotaPeriodUSec", 50_000),
+        ];
+        assert_eq!(numbers(&all), wanted);
+        let half = of(&[("cpu.max", "50000")]);
+        assert_eq!(numbers(&half), [("CPUQuotaPerSecUSec", 500_000), ("CPUQuotaPeriodUSec", 100_000)]);
+        // systemd takes none of these; the kernel says what it thinks of them.
+        let odd = of(&[("cpu.max", "0"), ("cpu.weight", "0"), ("memory.max", "0"), ("pids.max", "many")]);
+        assert_eq!(numbers(&odd), []);
+        let idle = of(&[("cpu.idle", "1"), ("cpu.weight", "70")]);
+        assert_eq!(numbers(&idle), [("CPUWeight", 0)]);
     }
 
     #[test]
