@@ -7,6 +7,7 @@
 mod containers;
 mod debug;
 mod execs;
+mod existing;
 mod images;
 mod newest;
 mod pods;
@@ -27,7 +28,7 @@ const OF_CONTAINERS: [Table; 6] = [
     containers::create,
     containers::security,
     containers::limits,
-    containers::others,
+    existing::others,
     execs::all,
     streaming::all,
 ];
