@@ -1,5 +1,9 @@
 //! A registry whose answers may be of any size: they are made while they are sent.
 
+mod layers;
+
+pub use layers::{Packing, file, layer, layers};
+
 use crate::Result;
 use crate::node::netns::Netns;
 use serde_json::{Value, json};

@@ -112,7 +112,7 @@ impl Store {
         let key = format!("chain-{}", chain.hex());
         if self.hold_layer(lease, &key).is_none() {
             let blob = self.blob_of(lease, &base.diff_id, blob)?;
-            self.unpack_in_place(lease, &key, base, &view, &blob)?;
+            self.unpack_in_place(lease, &key, base, &view, &blob, &|| lease.go_on())?;
         }
         Ok(key)
     }

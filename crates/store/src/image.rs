@@ -167,7 +167,8 @@ impl Store {
     /// depend on what is below them, syncs, and writes its refs.
     ///
     /// # Errors
-    /// If manifest and config do not fit each other or the layers, or the disk fails; no name changes then.
+    /// If manifest and config do not fit each other or the layers, or the disk fails, or the lease was [ended](Lease::end)
+    /// before its names are written; no name changes then.
     pub fn commit_image(&self, lease: &Lease, new: &NewImage<'_>) -> Result<Arc<Image>> {
         let parsed = document::Document::parse(&new.media_type, new.manifest)
             .map_err(|e| Error::invalid(format!("manifest: {e}")))?;
@@ -192,6 +193,7 @@ impl Store {
             .zip(&manifest.layers)
             .map(|((diff_id, key), blob)| LayerRef { diff_id: diff_id.clone(), key, blob: blob.into() })
             .collect();
+        lease.go_on()?;
         // Even a pull that wrote nothing syncs: a layer that another one has renamed may not be on disk yet.
         self.sync_published(lease).context(|| format!("image {id}"))?;
         let record = RefRecord {
@@ -209,6 +211,7 @@ impl Store {
             since: crate::history::now(),
             disk: 0,
         };
+        lease.go_on()?;
         let image = self.write_refs(&record, &new.names)?;
         // What came from no registry could not be had again.
         if self.options.discard_blobs && new.origin == Origin::Pull {

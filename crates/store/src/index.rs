@@ -153,7 +153,8 @@ impl Lease {
 }
 
 impl Lease {
-    /// Ends what is being unpacked for it: nobody waits for that any more. What it keeps it keeps.
+    /// Ends what is being fetched, unpacked and made an image of for it: nobody waits for that any more. What it keeps it
+    /// keeps.
     pub fn end(&self) {
         self.ended.store(true, Ordering::Relaxed);
     }

@@ -9,7 +9,7 @@
 //! compressed goes to the last stage at once: its digest is its diff ID.
 
 use crate::blob;
-use crate::chunks::{Chunk, Chunks, Sender, Share, Source, Supply, channel};
+use crate::chunks::{Chunks, Sender, Share, Supply, channel};
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
 use crate::inflate::{Windows, inflate};
@@ -20,8 +20,9 @@ use crate::store::Store;
 use crate::threads::{joined, stage};
 use crate::trash::{Scratch, create_private};
 use crate::unpack::{Unpacked, unpack};
+use crate::wanted::Wanted;
 use std::fs::File;
-use std::io::{BufRead, Read, Write};
+use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::Scope;
@@ -79,13 +80,15 @@ impl Store {
         let mut allowance = Allowance::new(limits, layer.blob.size, lease)
             .map_err(|e| e.context(format!("layer {}", layer.blob.digest)))?;
         let beyond = &AtomicBool::new(false);
+        let goes_on = || lease.go_on();
+        let source = &mut Wanted::new(source, &goes_on);
         let blob_file = Scratch::new(&self.layout, "blob");
         let layer_dir = Scratch::new(&self.layout, "layer");
         let fs = self.make_layer_dir(&layer_dir)?;
         let share = self.buffers.share();
         let unpacked = std::thread::scope(|scope| {
             let (to_unpack, tar) = channel();
-            let mut tar = Wanted { tar, lease };
+            let mut tar = Wanted::new(tar, &goes_on);
             let unpacking = stage(scope, "unpack", move || {
                 noting(beyond, unpack(fs, &mut tar, layer.diff_id, limits, None))
             })?;
@@ -193,36 +196,6 @@ impl Store {
         inner.unsynced.layers.insert(key.to_owned());
         inner.layers.insert(key.to_owned(), Arc::new(record));
         Ok(())
-    }
-}
-
-/// A tar as long as somebody waits for what becomes of it: what has arrived may keep unpacking busy for long.
-struct Wanted<'a> {
-    tar: Chunks,
-    lease: &'a Lease,
-}
-
-impl Read for Wanted<'_> {
-    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-        self.lease.go_on().map_err(std::io::Error::other)?;
-        self.tar.read(out)
-    }
-}
-
-impl BufRead for Wanted<'_> {
-    fn fill_buf(&mut self) -> std::io::Result<&[u8]> {
-        self.lease.go_on().map_err(std::io::Error::other)?;
-        self.tar.fill_buf()
-    }
-
-    fn consume(&mut self, n: usize) {
-        self.tar.consume(n);
-    }
-}
-
-impl Source for Wanted<'_> {
-    fn shared(&self) -> Option<(Arc<Chunk>, usize)> {
-        self.tar.shared()
     }
 }
 

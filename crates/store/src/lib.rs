@@ -57,6 +57,7 @@ mod trash;
 mod unpack;
 mod usage;
 mod walk;
+mod wanted;
 mod writable;
 mod xattr;
 

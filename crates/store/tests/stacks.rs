@@ -3,9 +3,10 @@
 
 mod common;
 
-use common::{Tar, assert_tidy, container, layer_of, layers_on_disk, open, privileged, pull};
+use common::{Tar, assert_tidy, container, layer_of, layers_on_disk, open, privileged, pull, pull_for};
 use std::fs;
-use std::os::unix::fs::MetadataExt;
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use strata_store::{Options, Store};
 
 #[test]
@@ -300,4 +301,61 @@ fn an_entry_that_cannot_be_at_its_place_is_named() {
         assert!(error.contains("\"file") && error.contains("no directory"), "{error}");
     }
     assert!(store.resolve("a").is_err());
+}
+
+/// Text that compresses to about half of it.
+fn noise(seed: u64) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        format!("{state:016x}")
+    };
+    (0..8192).map(|_| next()).collect()
+}
+
+#[test]
+fn a_variant_ends_with_the_operation_that_it_is_made_for() {
+    if !privileged() {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let low = Tar::new().dir("lib/", 0o711).done();
+    let high = (0..64).fold(Tar::new(), |tar, n| tar.file(&format!("lib/{n}"), &noise(n))).done();
+    pull(&store, "low", std::slice::from_ref(&low)).unwrap();
+    pull(&store, "high", std::slice::from_ref(&high)).unwrap();
+    // The layer's blob comes through a pipe, and in the middle of it nobody waits any more.
+    let (bytes, blob, _) = layer_of(&high);
+    let path = dir.path().join("store/blobs/sha256").join(blob.digest.hex());
+    fs::remove_file(&path).unwrap();
+    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let lease = store.lease("test").unwrap();
+    let (made, written) = std::thread::scope(|scope| {
+        let writing = scope.spawn(|| {
+            let mut pipe = fs::OpenOptions::new().write(true).open(&path)?;
+            pipe.write_all(&bytes[..bytes.len() / 2])?;
+            lease.end();
+            pipe.write_all(&bytes[bytes.len() / 2..])
+        });
+        let made = pull_for(&store, &lease, "both", &[low.clone(), high.clone()]);
+        // Where nothing has read from it the writer waits still.
+        let nonblocking = rustix::fs::OFlags::NONBLOCK.bits().cast_signed();
+        drop(fs::OpenOptions::new().read(true).custom_flags(nonblocking).open(&path));
+        (made, writing.join().unwrap())
+    });
+    let error = made.unwrap_err().to_string();
+    assert!(error.contains("given up") && error.contains("entry \"lib/"), "{error}");
+    assert_eq!(written.unwrap_err().kind(), ErrorKind::BrokenPipe, "it was not read to its end");
+    assert!(store.resolve("both").is_err());
+    assert_eq!(layers_on_disk(dir.path()), 2);
+    assert_tidy(dir.path());
+    // Nor is an image made for it where all layers are there.
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, &bytes).unwrap();
+    assert!(pull_for(&store, &lease, "low-again", std::slice::from_ref(&low)).is_err());
+    assert!(store.resolve("low-again").is_err());
+    pull(&store, "both", &[low, high]).unwrap();
+    assert_eq!(layers_on_disk(dir.path()), 3);
 }

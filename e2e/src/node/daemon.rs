@@ -7,14 +7,20 @@ impl Node {
     /// Starts the daemon and waits until it answers.
     #[track_caller]
     pub fn launch(&self) {
-        self.start_daemon(&mut || ());
+        self.launch_with(&[]);
+    }
+
+    /// The same with further variables in the daemon's environment.
+    #[track_caller]
+    pub fn launch_with(&self, variables: &[(&str, &str)]) {
+        self.start_daemon(&mut || (), variables);
         self.wait_for_daemon();
     }
 
     /// The same with something done in the thread that starts it: what that changes about the thread is the daemon's too.
     #[track_caller]
     pub fn launch_from(&self, prepare: &mut (dyn FnMut() + Send)) {
-        self.start_daemon(prepare);
+        self.start_daemon(prepare, &[]);
         self.wait_for_daemon();
     }
 
@@ -37,7 +43,8 @@ impl Node {
         let arch = Arch::native().unwrap_or_else(|| panic!("no seccomp compiler for this architecture"));
         let filter = compile(&profile, arch, 0, (5, 0)).unwrap_or_else(|e| panic!("{e}"));
         // A filter is its thread's, which ends with this, and that of what the thread starts.
-        self.start_daemon(&mut || strata_sys::seccomp::load(&filter, 0).unwrap_or_else(|e| panic!("{e}")));
+        let refuse = &mut || strata_sys::seccomp::load(&filter, 0).unwrap_or_else(|e| panic!("{e}"));
+        self.start_daemon(refuse, &[]);
         crate::eventually(20, "stratad answers or ends", || match self.ended() {
             Some(_) => Ok(false),
             None => self.version().map(|_| true).map_err(|e| e.to_string()),
@@ -50,7 +57,7 @@ impl Node {
     }
 
     #[track_caller]
-    fn start_daemon(&self, prepare: &mut (dyn FnMut() + Send)) {
+    fn start_daemon(&self, prepare: &mut (dyn FnMut() + Send), variables: &[(&str, &str)]) {
         let log = || {
             std::fs::OpenOptions::new()
                 .create(true)
@@ -64,6 +71,7 @@ impl Node {
             command.arg(flag).arg(self.dir(below));
         }
         command.stdin(Stdio::null()).stdout(log()).stderr(log()).env("RUST_BACKTRACE", "1");
+        command.envs(variables.iter().copied());
         let spawn = || {
             prepare();
             command.spawn()
@@ -101,11 +109,17 @@ impl Node {
     /// A new daemon with another configuration file, made from what there was.
     #[track_caller]
     pub fn reconfigure(&self, change: impl FnOnce(String) -> String) {
+        self.reconfigure_with(change, &[]);
+    }
+
+    /// The same with further variables in the daemon's environment.
+    #[track_caller]
+    pub fn reconfigure_with(&self, change: impl FnOnce(String) -> String, variables: &[(&str, &str)]) {
         self.stop();
         let file = self.dir("config.toml");
         let changed = std::fs::read_to_string(&file).and_then(|text| std::fs::write(&file, change(text)));
         changed.unwrap_or_else(|e| panic!("config.toml: {e}"));
-        self.launch();
+        self.launch_with(variables);
     }
 
     /// `kill -9`, and a new daemon.

@@ -34,3 +34,16 @@ pub fn command_line(pid: i32) -> Option<String> {
     let bytes = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     Some(String::from_utf8_lossy(&bytes).replace('\0', " ").trim_end().to_owned())
 }
+
+/// What `/proc/<pid>/status` says of a process's memory (`VmRSS`, `VmHWM`…), in KiB.
+pub fn memory(pid: i32, field: &str) -> crate::Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
+    let number = line.and_then(|rest| rest.split_whitespace().next()).ok_or("no such field")?;
+    Ok(number.parse()?)
+}
+
+/// Lets a process's peak of memory begin anew (proc_pid_clear_refs(5)).
+pub fn reset_peak(pid: i32) -> crate::Result<()> {
+    Ok(std::fs::write(format!("/proc/{pid}/clear_refs"), "5")?)
+}

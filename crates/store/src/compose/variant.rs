@@ -9,6 +9,7 @@ use crate::record::LayerRecord;
 use crate::store::Store;
 use crate::trash::Scratch;
 use crate::unpack::{Below, unpack};
+use crate::wanted::Wanted;
 use std::fs::File;
 use std::io::{BufReader, Read};
 use strata_oci::digest::Hasher;
@@ -62,7 +63,7 @@ impl Store {
         Some(found)
     }
 
-    /// Makes a layer's variant with this key.
+    /// Makes a layer's variant with this key, as long as `goes_on` says that somebody waits for it.
     pub(crate) fn unpack_in_place(
         &self,
         lease: &Lease,
@@ -70,6 +71,7 @@ impl Store {
         base: &LayerRecord,
         view: &View,
         blob: &Descriptor,
+        goes_on: &(dyn Fn() -> Result<()> + Sync),
     ) -> Result<()> {
         let scratch = Scratch::new(&self.layout, "layer");
         let fs = self.make_layer_dir(&scratch)?;
@@ -78,7 +80,7 @@ impl Store {
         let alone = Root::open(&self.layer_fs(base.diff_id.hex()))?;
         let below = Below::new(view, base, alone, durable::open_dir(&side)?)?;
         let mut tar = self.read_layer_blob(blob)?;
-        let mut ahead = BufReader::with_capacity(CHUNK, &mut tar);
+        let mut ahead = Wanted::new(BufReader::with_capacity(CHUNK, &mut tar), goes_on);
         let unpacked = unpack(fs, &mut ahead, &base.diff_id, &self.options.limits, Some(below))?;
         let found = tar.hasher.finish();
         if found != base.diff_id {
@@ -89,6 +91,7 @@ impl Store {
         }
         std::fs::remove_dir(&side).context(|| "remove the directory of links".into())?;
         let (record, measured) = unpacked.finish(&scratch.path())?;
+        goes_on()?;
         self.publish_layer(lease, key, &scratch, record, measured)
     }
 

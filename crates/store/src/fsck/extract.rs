@@ -5,6 +5,7 @@ use crate::chunks::CHUNK;
 use crate::error::{Error, Result};
 use crate::trash::Scratch;
 use crate::unpack::unpack;
+use crate::wanted::Wanted;
 use std::io::BufReader;
 use strata_oci::{Descriptor, Digest};
 
@@ -27,7 +28,8 @@ impl Run<'_> {
         let scratch = Scratch::new(&self.store.layout, "layer");
         let fs = self.store.make_layer_dir(&scratch)?;
         let mut tar = self.store.read_layer_blob(from)?;
-        let mut ahead = BufReader::with_capacity(CHUNK, &mut tar);
+        let stopped = || self.stopped();
+        let mut ahead = Wanted::new(BufReader::with_capacity(CHUNK, &mut tar), &stopped);
         let unpacked = unpack(fs, &mut ahead, diff_id, &self.store.options.limits, None)?;
         let found = tar.hasher.finish();
         if found != *diff_id {

@@ -52,7 +52,7 @@ impl Run<'_> {
             .ok_or_else(|| crate::Error::not_found(format!("layer {base} is missing")))?;
         let view = store.view(&crate::compose::stack_of(below), false)?;
         let spare = self.spare_key();
-        store.unpack_in_place(&self.lease, &spare, &record, &view, blob)?;
+        store.unpack_in_place(&self.lease, &spare, &record, &view, blob, &|| self.stopped())?;
         drop(view);
         store.swap_layer(&self.lease, key, &spare)
     }

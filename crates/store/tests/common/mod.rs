@@ -15,7 +15,7 @@ use std::sync::Arc;
 use strata_oci::config::{Execution, History, RootFs};
 use strata_oci::document::{OCI_CONFIG, OCI_LAYER_GZIP, OCI_MANIFEST};
 use strata_oci::{Descriptor, Digest, ImageConfig, Manifest, Reference};
-use strata_store::{Image, LayerSource, NewImage, Options, Origin, Result, Store};
+use strata_store::{Image, LayerSource, Lease, NewImage, Options, Origin, Result, Store};
 use strata_sys::mount::{Attrs, Overlay};
 use strata_sys::path::{Root, fd_path};
 
@@ -119,12 +119,17 @@ pub fn layer_of(tar: &[u8]) -> (Vec<u8>, Descriptor, Digest) {
 /// Pulls an image of these layers, as the daemon would.
 pub fn pull(store: &Store, name: &str, tars: &[Vec<u8>]) -> Result<Arc<Image>> {
     let lease = store.lease("test")?;
+    pull_for(store, &lease, name, tars)
+}
+
+/// The same for an operation that goes on, or is ended.
+pub fn pull_for(store: &Store, lease: &Lease, name: &str, tars: &[Vec<u8>]) -> Result<Arc<Image>> {
     let (mut layers, mut diff_ids, mut history) = (Vec::new(), Vec::new(), Vec::new());
     for (n, tar) in tars.iter().enumerate() {
         let (blob, descriptor, diff_id) = layer_of(tar);
-        if !store.has_layer(&lease, &diff_id) {
+        if !store.has_layer(lease, &diff_id) {
             let source = LayerSource { blob: &descriptor, diff_id: &diff_id };
-            store.ingest_layer(&lease, source, &mut blob.as_slice(), &|_| {})?;
+            store.ingest_layer(lease, source, &mut blob.as_slice(), &|_| {})?;
         }
         history.push(History { created_by: format!("step {n} of {diff_id}"), ..History::default() });
         layers.push(descriptor);
@@ -140,14 +145,14 @@ pub fn pull(store: &Store, name: &str, tars: &[Vec<u8>]) -> Result<Arc<Image>> {
         ..ImageConfig::default()
     };
     let config = config.to_json();
-    let id = store.put_blob(&lease, &config)?;
+    let id = store.put_blob(lease, &config)?;
     let config = Descriptor { media_type: OCI_CONFIG.into(), digest: id, size: config.len() as u64 };
     let manifest = Manifest { config, layers }.to_json();
     let pulled = Some(Digest::sha256_of(&manifest));
     let names = vec![Reference::parse(name).unwrap()];
     let media_type = OCI_MANIFEST.into();
     store.commit_image(
-        &lease,
+        lease,
         &NewImage { media_type, manifest: &manifest, names, pulled, origin: Origin::Pull },
     )
 }

@@ -1,6 +1,7 @@
 //! Damage of every kind, found and repaired, on the real kernel.
 #![allow(missing_docs, unreachable_pub, clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod alone;
 mod blobs;
 #[path = "../common/mod.rs"]
 mod common;

@@ -131,19 +131,14 @@ async fn the_last_to_leave_ends_the_pull_and_nothing_stays() {
     assert!(rig.pull("app:v1").await.is_ok());
 }
 
-/// What has arrived keeps a thread busy for long: it stops, too, and nobody begins beside it.
-#[tokio::test]
-async fn unpacking_ends_with_the_pull() {
-    let Some(rig) = rig().await else { return };
-    let mut many: Vec<u8> = (0..100_000).flat_map(|n| entry(&format!("d/{n}"), b"")).collect();
-    many.resize(many.len() + 1024, 0);
-    let id = hostile::serve_image(&rig, "many", &[many], None, None);
+/// Begins a pull that unpacks a layer of many files in `d`, and leaves in the middle of that.
+async fn leave_while_unpacking(rig: &Rig, name: &str) {
     let work = rig.dir.path().join("tmp");
     let begun = || {
         let entries = std::fs::read_dir(&work).unwrap().flatten();
         entries.filter(|e| std::fs::read_dir(e.path().join("fs/d")).is_ok_and(|d| d.count() > 100)).count()
     };
-    let (images, request) = (Arc::clone(&rig.images), rig.request("app:many"));
+    let (images, request) = (Arc::clone(&rig.images), rig.request(name));
     let pull = tokio::spawn(async move { images.pull(request, None).await });
     while begun() == 0 {
         assert!(!pull.is_finished());
@@ -152,7 +147,28 @@ async fn unpacking_ends_with_the_pull() {
     pull.abort();
     let _ = pull.await;
     assert_eq!(rig.unfinished().await, Vec::<String>::new());
+}
+
+/// What has arrived keeps a thread busy for long: it stops, too, and nobody begins beside it.
+#[tokio::test]
+async fn unpacking_ends_with_the_pull() {
+    let Some(rig) = rig().await else { return };
+    let mut many: Vec<u8> = (0..100_000).flat_map(|n| entry(&format!("d/{n}"), b"")).collect();
+    many.resize(many.len() + 1024, 0);
+    let id = hostile::serve_image(&rig, "many", std::slice::from_ref(&many), None, None);
+    leave_while_unpacking(&rig, "app:many").await;
     // Had it gone on, the layer would be there.
-    assert!(!rig.dir.path().join("layers").join(id[0].hex()).exists());
+    let layers = || std::fs::read_dir(rig.dir.path().join("layers")).unwrap().count();
+    assert_eq!(layers(), 0);
     assert!(rig.pull("app:many").await.is_ok());
+    assert!(rig.dir.path().join("layers").join(id[0].hex()).exists());
+
+    // Where a directory below is another one than the layer would make, it is unpacked once more for that place.
+    let mut below = entry("d/", b"");
+    below.resize(below.len() + 1024, 0);
+    hostile::serve_image(&rig, "placed", &[below, many], None, None);
+    leave_while_unpacking(&rig, "app:placed").await;
+    assert_eq!(layers(), 2);
+    assert!(rig.pull("app:placed").await.is_ok());
+    assert_eq!(layers(), 3);
 }

@@ -1,15 +1,13 @@
 //! `strata-e2e-giants`: how much memory and time stratad takes for images as large as they may be, and for larger ones.
 //! Prints; asserts nothing.
 
+mod cancelled;
+
 use clap::{Parser, ValueEnum};
-use flate2::Compression;
-use flate2::write::GzEncoder;
-use std::fs::File;
-use std::io::Write;
-use std::path::Path;
 use std::time::{Duration, Instant};
 use strata_e2e::Result;
-use strata_e2e::giants::{self, Announced, Answer, Answers, Giants, Hashing, MANIFEST, Stored};
+use strata_e2e::giants::{self, Announced, Answer, Answers, Giants, MANIFEST, Packing};
+use strata_e2e::node::process::{memory, reset_peak};
 use strata_e2e::node::{Node, leaks, test_with};
 
 /// Pulls giants with a stratad of its own (that of `STRATA_BIN_DIR`), and prints its peak of memory.
@@ -30,6 +28,9 @@ struct Args {
     /// `layers`: the base-2 logarithm of zstd's window; gzip without it.
     #[arg(long)]
     zstd_window_log: Option<u32>,
+    /// `cancelled`: how often each pull is given up.
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
     /// Further lines of stratad's configuration: keys of `[registry]`, then other tables.
     #[arg(long, default_value = "")]
     config: String,
@@ -43,6 +44,8 @@ enum What {
     Documents,
     /// An image of many layers.
     Layers,
+    /// How soon a pull has ended once its client has gone away.
+    Cancelled,
 }
 
 const LISTEN: &str = "127.0.0.1:5002";
@@ -54,6 +57,7 @@ fn main() {
             What::Entries => entries(node, args.entries),
             What::Documents => documents(node),
             What::Layers => layers(node, &args),
+            What::Cancelled => cancelled::all(node, args.rounds),
         };
         done.unwrap_or_else(|e| panic!("{e}"));
     });
@@ -62,26 +66,10 @@ fn main() {
 fn entries(node: &Node, count: u64) -> Result<()> {
     let path = node.dir("layer");
     let begun = Instant::now();
-    let layer = write_layer(&path, "application/vnd.oci.image.layer.v1.tar+gzip", |file| {
-        let mut tar = Hashing::new(GzEncoder::new(file, Compression::fast()));
-        giants::many_files(&mut tar, count)?;
-        tar.write_all(&[0; 1024])?;
-        Ok(tar)
-    })?;
+    let layer = giants::layer(&path, |tar| giants::many_files(tar, count))?;
     println!("{count} entries: {} MB of gzip, made in {:.1?}", layer.size / 1_000_000, begun.elapsed());
     let server = Giants::start(node.netns(), LISTEN, giants::image("many", &[layer]))?;
     pull(node, &server, "many")
-}
-
-fn write_layer(
-    path: &Path,
-    media_type: &'static str,
-    write: impl FnOnce(Hashing<File>) -> Result<Hashing<GzEncoder<Hashing<File>>>>,
-) -> Result<Stored> {
-    let tar = write(Hashing::new(File::create(path)?))?;
-    let (gzip, diff_id, _) = tar.into_parts();
-    let (digest, size) = gzip.finish()?.finish();
-    Ok(Stored { path: path.to_owned(), media_type, digest, size, diff_id })
 }
 
 fn documents(node: &Node) -> Result<()> {
@@ -141,89 +129,19 @@ fn documents(node: &Node) -> Result<()> {
 }
 
 fn layers(node: &Node, args: &Args) -> Result<()> {
-    let common = common(args.size << 20);
-    let packed = match args.zstd_window_log {
-        None => gzip(&common)?,
-        Some(log) => zstd(&common, log)?,
-    };
-    let mut layers = Vec::new();
-    for n in 0..args.layers {
-        let path = node.dir(&format!("layer-{n}"));
-        let own = file(&format!("layer-{n}"), format!("{n}").as_bytes())?;
-        let mut tar = Hashing::new(std::io::sink());
-        tar.write_all(&own)?;
-        tar.write_all(&common)?;
-        let (diff_id, _) = tar.finish();
-        let mut blob = Hashing::new(File::create(&path)?);
-        // Members and frames one after the other are legal in both formats.
-        let (own, media_type) = match args.zstd_window_log {
-            None => (gzip(&own)?, "application/vnd.oci.image.layer.v1.tar+gzip"),
-            Some(log) => (zstd(&own, log)?, "application/vnd.oci.image.layer.v1.tar+zstd"),
-        };
-        blob.write_all(&own)?;
-        blob.write_all(&packed)?;
-        let (digest, size) = blob.finish();
-        layers.push(Stored { path, media_type, digest, size, diff_id });
-    }
-    println!("{} layers of {} MB, {} MB packed", layers.len(), args.size, packed.len() / 1_000_000);
+    let packing = args.zstd_window_log.map_or(Packing::Gzip, Packing::Zstd);
+    let layers = giants::layers(&node.dir("layers"), args.layers, args.size, |_| packing)?;
+    let packed: u64 = layers.iter().map(|layer| layer.size).sum();
+    println!("{} layers of {} MB, {} MB packed", layers.len(), args.size, packed / 1_000_000);
     let server = Giants::start(node.netns(), LISTEN, giants::image("layers", &layers))?;
     pull(node, &server, "layers")
 }
 
-/// A tar's end, before it files of 1 MiB that compress to about half of it.
-fn common(size: usize) -> Vec<u8> {
-    let (mut tar, mut state) = (Vec::new(), 0x9e37_79b9_7f4a_7c15_u64);
-    for n in 0..size >> 20 {
-        let mut bytes = Vec::with_capacity(1 << 20);
-        while bytes.len() < 1 << 20 {
-            state ^= state << 13;
-            state ^= state >> 7;
-            state ^= state << 17;
-            bytes.extend_from_slice(&state.to_le_bytes());
-            bytes.extend_from_slice(b"        ");
-        }
-        tar.extend(file(&format!("usr/lib/file-{n}"), &bytes).unwrap_or_else(|e| panic!("{e}")));
-    }
-    tar.extend_from_slice(&[0; 1024]);
-    tar
-}
-
-fn file(path: &str, bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut header = tar::Header::new_ustar();
-    header.set_path(path)?;
-    header.set_mode(0o644);
-    header.set_size(bytes.len() as u64);
-    header.set_cksum();
-    let mut tar = header.as_bytes().to_vec();
-    tar.extend_from_slice(bytes);
-    tar.resize(tar.len().div_ceil(512) * 512, 0);
-    Ok(tar)
-}
-
-fn gzip(bytes: &[u8]) -> Result<Vec<u8>> {
-    let mut gzip = GzEncoder::new(Vec::new(), Compression::fast());
-    gzip.write_all(bytes)?;
-    Ok(gzip.finish()?)
-}
-
-fn zstd(bytes: &[u8], window_log: u32) -> Result<Vec<u8>> {
-    let mut zstd = zstd::Encoder::new(Vec::new(), 1)?;
-    zstd.window_log(window_log)?;
-    zstd.write_all(bytes)?;
-    Ok(zstd.finish()?)
-}
-
 /// Pulls, and prints what came of it.
 fn pull(node: &Node, server: &Giants, name: &str) -> Result<()> {
-    let status = Path::new("/proc").join(node.pid().to_string());
-    // The peak begins anew (proc_pid_clear_refs(5)).
-    std::fs::write(status.join("clear_refs"), "5")?;
-    let memory = |field: &str| -> Result<u64> {
-        let text = std::fs::read_to_string(status.join("status"))?;
-        let line = text.lines().find_map(|line| line.strip_prefix(field)).ok_or("no such field")?;
-        Ok(line.split_whitespace().next().ok_or("no number")?.parse::<u64>()? >> 10)
-    };
-    let before = memory("VmRSS:")?;
+    let mib = |field: &str| memory(node.pid(), field).map(|kib| kib >> 10);
+    reset_peak(node.pid())?;
+    let before = mib("VmRSS")?;
     let begun = Instant::now();
     let image = format!("{LISTEN}/{name}");
     let output = node.within(|| node.strata_plain().args(["pull", "-q", &image]).output())?;
@@ -233,16 +151,16 @@ fn pull(node: &Node, server: &Giants, name: &str) -> Result<()> {
         "{} in {took:.1?}; {} MB sent; memory before {before} MiB, peak {} MiB, now {} MiB",
         output.status,
         server.sent() / 1_000_000,
-        memory("VmHWM:")?,
-        memory("VmRSS:")?
+        mib("VmHWM")?,
+        mib("VmRSS")?
     );
     let begun = Instant::now();
     if output.status.success() {
         for command in ["fsck", "system df"] {
-            std::fs::write(status.join("clear_refs"), "5")?;
-            let (before, begun) = (memory("VmRSS:")?, Instant::now());
+            reset_peak(node.pid())?;
+            let (before, begun) = (mib("VmRSS")?, Instant::now());
             let output = node.within(|| node.strata_plain().args(command.split(' ')).output())?;
-            let (took, peak) = (begun.elapsed(), memory("VmHWM:")?);
+            let (took, peak) = (begun.elapsed(), mib("VmHWM")?);
             println!("{command}: {} in {took:.1?}; before {before} MiB, peak {peak} MiB", output.status);
         }
         let _ = node.within(|| node.strata_plain().args(["rmi", &image]).output())?;
