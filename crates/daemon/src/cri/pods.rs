@@ -25,11 +25,14 @@ pub(super) fn own(node: &Node, id: &str) -> Result<Arc<Pod>> {
     Ok(found)
 }
 
-/// Its whole ID; `None` if it is not there.
+/// Its whole ID, also while it is being taken apart; `None` if it is not there.
 pub(super) fn own_id(node: &Node, id: &str) -> Result<Option<String>> {
     match own(node, id) {
         Ok(pod) => Ok(Some(pod.id().to_owned())),
-        Err(e) if e.kind() == crate::error::Kind::NotFound => Ok(None),
+        Err(e) if e.kind() == crate::error::Kind::NotFound => {
+            let going = node.pods.find_or_going(id).filter(|pod| pod.origin() == Origin::Kubernetes);
+            Ok(going.map(|pod| pod.id().to_owned()))
+        }
         Err(e) => Err(e),
     }
 }

@@ -349,6 +349,12 @@ impl Pods {
         self.by_id.read().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
     }
 
+    /// The pod of [`find`](Self::find), or the one with this whole ID that is being discarded: whoever asks again for it to go
+    /// waits until the work on that has ended.
+    pub(crate) fn find_or_going(&self, id: &str) -> Option<Arc<Pod>> {
+        self.find(id).ok().or_else(|| self.get(id))
+    }
+
     /// The pod that is not being discarded with this ID or unambiguous prefix.
     ///
     /// # Errors

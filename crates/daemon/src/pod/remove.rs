@@ -9,7 +9,7 @@ use std::sync::Arc;
 impl Node {
     /// Removes a pod with its containers. A pod that is not there is success.
     pub(crate) async fn remove_pod(self: &Arc<Self>, id: &str) -> Result<()> {
-        let Ok(pod) = self.find_pod(id) else { return Ok(()) };
+        let Some(pod) = self.pods.find_or_going(id) else { return Ok(()) };
         let node = self.clone();
         detached(async move {
             node.settled(&pod).await?;

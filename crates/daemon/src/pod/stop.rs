@@ -16,7 +16,7 @@ const KILLED: Duration = Duration::from_secs(10);
 impl Node {
     /// Kills what runs in a pod and gives its network back. A pod that is not there is success.
     pub(crate) async fn stop_pod(self: &Arc<Self>, id: &str) -> Result<()> {
-        let Ok(pod) = self.find_pod(id) else { return Ok(()) };
+        let Some(pod) = self.pods.find_or_going(id) else { return Ok(()) };
         let node = self.clone();
         detached(async move {
             let stopped = node.stop_found(&pod).await;
