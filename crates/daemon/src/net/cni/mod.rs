@@ -96,9 +96,11 @@ impl Journal {
             .map_err(|e| Error::internal(format!("what the pod was attached with cannot be read: {e}")))
     }
 
-    /// What a plugin is given on standard input.
+    /// What a plugin is given on standard input (specification 1.1, section 3, "Deriving request configuration").
     fn configuration(&self, plugin: &Map<String, Value>, previous: Option<&Value>) -> Map<String, Value> {
         let mut config = with_network(&self.list, plugin);
+        // Its question, of which runtimeConfig is the answer.
+        config.remove("capabilities");
         let wanted = |(name, _): &(&String, &Value)| list::has_capability(plugin, name);
         let told: Map<String, Value> = self
             .capabilities
@@ -116,9 +118,10 @@ impl Journal {
     }
 }
 
-/// A plugin's part of a list, with what it has from the list.
+/// A plugin's part of a list, with what it has from the list. What only a runtime says is not taken from a file.
 fn with_network(list: &List, plugin: &Map<String, Value>) -> Map<String, Value> {
     let mut config = plugin.clone();
+    config.retain(|key, _| key != "prevResult" && !key.starts_with("cni.dev/"));
     config.insert("name".into(), list.name.clone().into());
     config.insert("cniVersion".into(), list.version.clone().into());
     config
