@@ -2,6 +2,7 @@
 
 use super::{Node, cgroups, leaks, lock, process};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 
 impl Node {
     /// Starts the daemon and waits until it answers.
@@ -150,7 +151,8 @@ impl Node {
         }
         let _ = self.run("ip", &["link", "delete", "e2e0"]);
         let _ = self.run("nft", &["flush", "ruleset"]);
-        self.set_boot_id("second boot");
+        static BOOTS: AtomicU32 = AtomicU32::new(2);
+        self.set_boot_id(&format!("boot {}", BOOTS.fetch_add(1, Ordering::Relaxed)));
         self.launch();
     }
 

@@ -7,6 +7,14 @@ pub fn kill(pid: i32) {
     let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGKILL);
 }
 
+/// Kills a process with all of its group.
+pub fn kill_group(pid: i32) {
+    use nix::unistd::{Pid, getpgid};
+    if let Ok(group) = getpgid(Some(Pid::from_raw(pid))) {
+        let _ = nix::sys::signal::killpg(group, nix::sys::signal::Signal::SIGKILL);
+    }
+}
+
 /// Whether a process is there and not a zombie.
 pub fn runs(pid: i32) -> bool {
     std::fs::read_to_string(format!("/proc/{pid}/stat"))
