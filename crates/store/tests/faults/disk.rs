@@ -195,8 +195,9 @@ pub enum Cache {
 /// The disk. Its file systems are seen only by the thread that made it and what that starts.
 pub struct Disk {
     disks: Disks,
-    at: tempfile::TempDir,
+    /// Unmounted before the directory is removed that it is in.
     _session: BackgroundSession,
+    at: tempfile::TempDir,
 }
 
 impl Disk {
@@ -209,7 +210,7 @@ impl Disk {
         let (disks, at) = (Disks::default(), tempfile::tempdir().unwrap());
         std::fs::create_dir(at.path().join("disks")).unwrap();
         let session = fuser::spawn_mount(disks.clone(), at.path().join("disks"), &Config::default()).unwrap();
-        Some(Self { disks, at, _session: session })
+        Some(Self { disks, _session: session, at })
     }
 
     /// Makes a file system on it, mounts it, and remembers everything from then on.

@@ -24,12 +24,27 @@ pub enum Fault {
 }
 
 /// A file system in memory, which nobody but this thread and its children sees: it has no disk to wait for.
-pub fn in_memory() -> tempfile::TempDir {
+pub struct Memory(tempfile::TempDir);
+
+pub fn in_memory() -> Memory {
     let dir = tempfile::tempdir().unwrap();
     crate::common::private_mounts();
     nix::mount::mount(Some("faults"), dir.path(), Some("tmpfs"), nix::mount::MsFlags::empty(), None::<&str>)
         .unwrap();
-    dir
+    Memory(dir)
+}
+
+impl Memory {
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+}
+
+impl Drop for Memory {
+    fn drop(&mut self) {
+        // The directory below it could not be removed.
+        let _ = nix::mount::umount2(self.path(), nix::mount::MntFlags::MNT_DETACH);
+    }
 }
 
 /// Which step a fault meets: the one of this number, or the first of this kind.
@@ -134,7 +149,7 @@ fn try_fault(scene: &'static Scene, dir: &Path, fault: Fault, at: At) -> Result<
 /// What has been tried of a scene, and what was wrong.
 struct Trials {
     scene: &'static Scene,
-    dir: tempfile::TempDir,
+    dir: Memory,
     count: AtomicUsize,
     met: Mutex<BTreeSet<&'static str>>,
     wrong: Mutex<Vec<String>>,
