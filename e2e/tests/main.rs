@@ -9,6 +9,7 @@ mod credentials;
 mod crictl;
 mod descriptors;
 mod edges;
+mod ending;
 mod errors;
 mod fallbacks;
 mod fsck;

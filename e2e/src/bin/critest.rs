@@ -48,6 +48,7 @@ fn main() {
         return;
     }
     isolated.unwrap_or_else(|e| panic!("namespaces for the suite: {e}"));
+    node::remove_nodes_on_signals().unwrap_or_else(|e| panic!("signals: {e}"));
     node::test(|node| {
         if let Err(e) = run(node, &args) {
             panic!("{e}");

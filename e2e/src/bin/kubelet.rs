@@ -31,6 +31,7 @@ fn main() {
         return;
     }
     isolated.unwrap_or_else(|e| panic!("namespaces for the kubelet: {e}"));
+    node::remove_nodes_on_signals().unwrap_or_else(|e| panic!("signals: {e}"));
     let tools = std::path::absolute(&args.tools).unwrap_or_else(|e| panic!("{}: {e}", args.tools.display()));
     node::test(|node| {
         let mut kubelet = Kubelet::start(node, &tools).unwrap_or_else(|e| panic!("{e}"));

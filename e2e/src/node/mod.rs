@@ -4,6 +4,7 @@ pub mod cgroups;
 pub mod cni;
 mod cri;
 mod daemon;
+mod ending;
 pub mod leaks;
 pub mod netns;
 pub mod place;
@@ -12,6 +13,7 @@ pub mod registry;
 pub mod steps;
 
 pub use cri::{LogLine, container, pod, security};
+pub use ending::remove_nodes_on_signals;
 
 use crate::Result;
 use crate::command::{Output, limited, run};
@@ -68,6 +70,7 @@ impl Node {
         let programs = place::Programs::find()?;
         let id = format!("strata-e2e-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
         let dir = place::base()?.join(&id);
+        ending::begun(&dir, &format!("/{id}"));
         std::fs::create_dir(&dir)?;
         let node = Self {
             dir,
@@ -311,6 +314,7 @@ impl Drop for Node {
         self.kill9();
         self.stop_registry();
         leaks::wipe(&self.dir, &self.cgroup);
+        ending::over(&self.dir);
     }
 }
 
