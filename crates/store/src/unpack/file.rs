@@ -2,7 +2,7 @@
 
 use super::archive::{Archive, Entry, Extent};
 use super::content::{self, End, Step, Steps};
-use crate::chunks::CHUNK;
+use crate::buffers::CHUNK;
 use crate::entries::EntryMeta;
 use crate::error::{Error, Result};
 use crate::measure::Footprint;

@@ -93,19 +93,21 @@ fn make<'b>(
     };
     let mut archive = Archive::new(tar);
     let mut last: Option<Vec<u8>> = None;
-    loop {
-        let place = |e: Error| match &last {
-            // Where what is broken is not the entry itself but what says that there is one.
-            Some(last) => e.context(format!("after {}", entry_name(last))),
-            None => e.context("first entry"),
-        };
-        let Some(mut entry) = archive.next().map_err(place)? else { break };
+    while let Some(mut entry) = archive.next().map_err(|e| after(last.as_deref(), e))? {
         unpacker.entry(&mut archive, &mut entry).map_err(|e| e.context(entry_name(&entry.path)))?;
         last = Some(entry.path);
     }
-    archive.finish()?;
+    archive.finish().map_err(|e| after(last.as_deref(), e))?;
     unpacker.steps = None;
     Ok(unpacker)
+}
+
+/// Says where what is broken is not an entry itself but what says that there is one.
+fn after(last: Option<&[u8]>, e: Error) -> Error {
+    match last {
+        Some(last) => e.context(format!("after {}", entry_name(last))),
+        None => e.context("first entry"),
+    }
 }
 
 /// How errors name an entry.

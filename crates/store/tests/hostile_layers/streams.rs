@@ -110,6 +110,14 @@ fn streams_that_are_broken() {
     ] {
         rig.refuses_blob(what, media_type, &blob, &tar, Kind::Invalid, parts);
     }
+    // A second archive behind the first is what some programs would read and others not.
+    for behind in [&b"garbage"[..], &tar, &[&[0; 40_000][..], b"late"].concat()] {
+        let whole = [&tar[..], behind].concat();
+        let parts = ["after entry \"second\"", "garbage follows its end"];
+        for (media_type, blob) in [(TAR, whole.clone()), (GZIP, gzip(&whole)), (ZSTD, zstd(&whole))] {
+            rig.refuses_blob("behind the end marker", media_type, &blob, &whole, Kind::Invalid, &parts);
+        }
+    }
 }
 
 #[test]
@@ -220,7 +228,8 @@ fn windows_of_zstd() {
 fn odd_but_whole() {
     let Some(rig) = Rig::new(Limits::default()) else { return };
     let tar = Raw::new().file(b"f", &noise(100_000)).done();
-    let trailing = [&tar[..], b"what follows the end marker belongs to the digest"].concat();
+    // Zeros behind the end marker fill an archive up, and belong to the digest.
+    let trailing = [&tar[..], &[0; 10_000]].concat();
     let (left, right) = tar.split_at(50_000);
     let skippable = [&[0x50, 0x2a, 0x4d, 0x18, 3, 0, 0, 0, 1, 2, 3][..], &zstd(left), &zstd(right)].concat();
     for (media_type, blob, tar) in [

@@ -96,10 +96,19 @@ impl<'r> Archive<'r> {
     }
 
     /// Reads on to the end of what is there: it belongs to the layer's digest.
+    ///
+    /// # Errors
+    /// [`Invalid`](crate::Kind::Invalid) if that is anything but zeros, with which archives are filled up.
     pub(crate) fn finish(mut self) -> Result<()> {
         let mut buffer = [0; 16 * BLOCK];
-        while self.read_some(&mut buffer)? > 0 {}
-        Ok(())
+        loop {
+            match self.read_some(&mut buffer)? {
+                0 => return Ok(()),
+                n if buffer[..n].iter().all(|b| *b == 0) => {}
+                // As with a single block of zeros: some programs would go on, and see another layer.
+                _ => return Err(Error::invalid("broken tar archive: garbage follows its end")),
+            }
+        }
     }
 
     /// Data of the current entry; 0 at its end.
