@@ -1,136 +1,50 @@
-//! What travels between the stages of a pipeline: buffers that are used again and again, and so many of them.
+//! What travels between the stages of a pipeline: buffers that are used again and again.
 //!
 //! ```text
-//!   Buffers (the store's) ─▶ Share (a pipeline's) ─▶ Supply (a stage's) ─▶ Chunk ─▶ the stages that read it
-//!                                                      ▲                             │ the last one has done
-//!                                                      └─────────────────────────────┘
+//!   Supply (a stage's) ─▶ Chunk ─▶ the stages that read it
+//!          ▲                        │ the last one has done
+//!          └────────────────────────┘
 //! ```
-//! A stage that is ahead waits for a buffer to come back, so a slow stage slows down the ones before it. Each pipeline has
-//! its buffers for itself until it ends: none can wait for another one in the middle.
+//! How many there are is said in [`buffers`](crate::buffers).
 
+use crate::buffers::{Buffer, MOST, Supply};
 use std::io::{BufRead, BufReader, Read, Result, Write};
 use std::ops::Deref;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Arc, Condvar, Mutex, PoisonError};
-
-/// How much travels at a time: many times what handing it over costs, and little enough to be in the caches still when the
-/// next stage reads it.
-pub(crate) const CHUNK: usize = 256 << 10;
-/// Buffers of all pipelines together, enough for forty.
-const ALL: usize = (96 << 20) / CHUNK;
-/// Buffers of a pipeline while there are plenty: what a stage may run ahead while another works off many small files.
-const MOST: usize = (16 << 20) / CHUNK;
-/// Buffers of a pipeline when there are few: every stage has one, and one lies between it and the next.
-const LEAST: usize = 6;
-
-/// How many buffers pipelines may have in all.
-#[derive(Debug)]
-pub(crate) struct Buffers {
-    free: Mutex<usize>,
-    returned: Condvar,
-}
-
-/// A pipeline's part of the budget, given back when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Share<'a> {
-    buffers: &'a Buffers,
-    chunks: usize,
-}
-
-impl Default for Buffers {
-    fn default() -> Self {
-        Self { free: Mutex::new(ALL), returned: Condvar::new() }
-    }
-}
-
-impl Buffers {
-    /// A share for one pipeline: generous while less than half is given out. Waits while more than forty pipelines run.
-    pub(crate) fn share(&self) -> Share<'_> {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free =
-            self.returned.wait_while(free, |free| *free < LEAST).unwrap_or_else(PoisonError::into_inner);
-        let chunks = if *free >= ALL / 2 { MOST } else { LEAST };
-        *free -= chunks;
-        Share { buffers: self, chunks }
-    }
-}
-
-impl Share<'_> {
-    /// Splits it between the two streams of a pipeline, the one that comes in and the one that is made of it, in favour of
-    /// the latter: it is the longer one.
-    pub(crate) fn supplies(&self) -> (Supply, Supply) {
-        let first = self.chunks / 3;
-        (Supply::new(first), Supply::new(self.chunks - first))
-    }
-
-    /// All of it for a pipeline of one stream.
-    pub(crate) fn supply(&self) -> Supply {
-        Supply::new(self.chunks)
-    }
-}
-
-impl Drop for Share<'_> {
-    fn drop(&mut self) {
-        *self.buffers.free.lock().unwrap_or_else(PoisonError::into_inner) += self.chunks;
-        self.buffers.returned.notify_all();
-    }
-}
-
-/// Where a stage gets its empty buffers.
-#[derive(Debug)]
-pub(crate) struct Supply {
-    used: Receiver<Vec<u8>>,
-    home: SyncSender<Vec<u8>>,
-    unmade: usize,
-}
 
 impl Supply {
-    fn new(chunks: usize) -> Self {
-        let (home, used) = sync_channel(chunks);
-        Self { used, home, unmade: chunks }
-    }
-
-    /// An empty buffer; waits until there is one.
+    /// An empty chunk; waits until there is a buffer for it.
     pub(crate) fn chunk(&mut self) -> Chunk {
-        let bytes = match self.used.try_recv() {
-            Ok(bytes) => bytes,
-            Err(_) if self.unmade > 0 => {
-                self.unmade -= 1;
-                vec![0; CHUNK]
-            }
-            // It cannot be disconnected: `home` is here too.
-            Err(_) => self.used.recv().unwrap_or_else(|_| vec![0; CHUNK]),
-        };
-        Chunk { bytes, len: 0, home: self.home.clone() }
+        Chunk { buffer: self.buffer(), len: 0 }
     }
 }
 
 /// A buffer, filled so far. It goes back to its supply when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Chunk {
-    bytes: Vec<u8>,
+    buffer: Buffer,
     len: usize,
-    home: SyncSender<Vec<u8>>,
 }
 
 impl Chunk {
     /// Reads once into what is left of it; 0 at the end of the source, or if nothing is left.
     pub(crate) fn read_from(&mut self, source: &mut (impl Read + ?Sized)) -> Result<usize> {
-        let n = source.read(&mut self.bytes[self.len..])?;
+        let n = source.read(&mut self.buffer[self.len..])?;
         self.len += n;
         Ok(n)
     }
 
     /// Copies as much as fits.
     fn append(&mut self, bytes: &[u8]) -> usize {
-        let n = bytes.len().min(self.bytes.len() - self.len);
-        self.bytes[self.len..self.len + n].copy_from_slice(&bytes[..n]);
+        let n = bytes.len().min(self.buffer.len() - self.len);
+        self.buffer[self.len..self.len + n].copy_from_slice(&bytes[..n]);
         self.len += n;
         n
     }
 
     pub(crate) fn is_full(&self) -> bool {
-        self.len == self.bytes.len()
+        self.len == self.buffer.len()
     }
 }
 
@@ -138,14 +52,7 @@ impl Deref for Chunk {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
-}
-
-impl Drop for Chunk {
-    fn drop(&mut self) {
-        // Where nobody asks for it any more it is freed.
-        let _ = self.home.try_send(std::mem::take(&mut self.bytes));
+        &self.buffer[..self.len]
     }
 }
 
@@ -258,36 +165,13 @@ impl Write for Fan {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn all_pipelines_together_keep_to_the_budget() {
-        let budget = Buffers::default();
-        let shares: Vec<_> = (0..20).map(|_| budget.share()).collect();
-        assert!(shares[0].chunks == MOST && shares[19].chunks == LEAST);
-        const { assert!(40 * LEAST <= ALL) };
-        let given: usize = shares.iter().map(|s| s.chunks).sum();
-        assert_eq!(given + *budget.free.lock().unwrap(), ALL);
-        let mut all = shares;
-        while *budget.free.lock().unwrap() >= LEAST {
-            all.push(budget.share());
-        }
-        std::thread::scope(|scope| {
-            let late = scope.spawn(|| budget.share().chunks);
-            std::thread::sleep(std::time::Duration::from_millis(20));
-            assert!(!late.is_finished());
-            all.pop();
-            assert_eq!(late.join().unwrap(), LEAST);
-        });
-        drop(all);
-        assert_eq!(*budget.free.lock().unwrap(), ALL);
-    }
+    use crate::buffers::{Buffers, CHUNK};
 
     #[test]
     fn a_pipeline_of_few_buffers_passes_on_everything() {
         let budget = Buffers::default();
-        let shares: Vec<_> = (0..ALL / MOST).map(|_| budget.share()).collect();
-        let share = &shares[shares.len() - 1];
-        assert_eq!(share.chunks, LEAST);
+        let shares: Vec<_> = (0..40).map(|_| budget.share()).collect();
+        let share = &shares[0];
         let data: Vec<u8> = (0..CHUNK * 40 + 7).map(|i| (i % 251).to_le_bytes()[0]).collect();
         let (first, second) = share.supplies();
         let (to_middle, mut from_first) = channel();

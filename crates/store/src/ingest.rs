@@ -9,7 +9,8 @@
 //! compressed goes to the last stage at once: its digest is its diff ID.
 
 use crate::blob;
-use crate::chunks::{Chunks, Sender, Share, Supply, channel};
+use crate::buffers::{Share, Supply};
+use crate::chunks::{Chunks, Sender, channel};
 use crate::error::{Context, Error, Kind, Result};
 use crate::index::Lease;
 use crate::inflate::{Windows, inflate};
@@ -212,7 +213,7 @@ fn read_and_inflate<'scope, 'l: 'scope>(
     scope: &'scope Scope<'scope, '_>,
     blob: &Descriptor,
     inflater: Inflater<'scope, 'l>,
-    share: &Share<'_>,
+    share: &Share,
     to_unpack: Sender,
     receive: impl FnOnce(Supply, Vec<Sender>) -> Result<()>,
 ) -> Result<(Result<()>, Result<Digest>)> {

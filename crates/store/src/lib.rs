@@ -20,6 +20,7 @@
 
 mod archive;
 mod blob;
+mod buffers;
 mod chunks;
 mod commit;
 mod compose;

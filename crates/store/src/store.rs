@@ -1,6 +1,6 @@
 //! Opening the store: the lock, and the index rebuilt from the directories.
 
-use crate::chunks::Buffers;
+use crate::buffers::Buffers;
 use crate::containers::check_id;
 use crate::error::{Context, Error, Kind, Result};
 use crate::gc::GcTotals;

@@ -1,7 +1,7 @@
 //! A layer unpacked again from its blob, and put in place of the damaged one.
 
 use super::Run;
-use crate::chunks::CHUNK;
+use crate::buffers::CHUNK;
 use crate::error::{Error, Result};
 use crate::trash::Scratch;
 use crate::unpack::unpack;
