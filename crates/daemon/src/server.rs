@@ -23,7 +23,7 @@ use tokio::net::{UnixListener, UnixStream};
 /// What the kubelet sends and takes at most.
 pub(crate) const MAX_MESSAGE: usize = 16 << 20;
 
-/// How long calls may go on once a stop has been asked for. What they began goes on without them.
+/// How long calls, and what they began, may go on once a stop has been asked for.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// How soon a connection is taken again after one could not be: with too many open files, the next one cannot either.
@@ -58,8 +58,14 @@ pub(crate) async fn serve(node: Arc<Node>, stop: impl Future<Output = ()>) -> Re
         tell.send_replace(true);
     };
     let serving = server.serve_with_incoming_shutdown(incoming(listener), stopped);
+    let finished = async {
+        let served = serving.await.map_err(|e| Error::internal(format!("server: {e}")));
+        // What clients began that did not wait for its end: the next stratad would have to go on with it.
+        crate::tasks::all_done().await;
+        served
+    };
     let served = tokio::select! {
-        served = serving => served.map_err(|e| Error::internal(format!("server: {e}"))),
+        served = finished => served,
         () = overdue(told) => Ok(()),
     };
     let _ = std::fs::remove_file(&path);

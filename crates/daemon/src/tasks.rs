@@ -6,13 +6,50 @@ use futures_util::FutureExt;
 use futures_util::future::{BoxFuture, Shared};
 use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use tokio::sync::watch;
+
+/// How many operations are under way that the end of stratad would cut off.
+static UNDER_WAY: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
+
+/// One of them.
+struct Counted;
+
+impl Counted {
+    fn new() -> Self {
+        UNDER_WAY.send_modify(|count| *count += 1);
+        Self
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        UNDER_WAY.send_modify(|count| *count -= 1);
+    }
+}
+
+/// Waits until no operation is under way.
+pub(crate) async fn all_done() {
+    // It cannot fail: the sender is never dropped.
+    let _ = UNDER_WAY.subscribe().wait_for(|count| *count == 0).await;
+}
 
 /// Runs an operation in a task of its own and waits for it.
 pub(crate) async fn detached<T: Send + 'static>(
     operation: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    outcome(tokio::spawn(operation)).await
+    outcome(counted(operation)).await
+}
+
+fn counted<T: Send + 'static>(
+    operation: impl Future<Output = T> + Send + 'static,
+) -> tokio::task::JoinHandle<T> {
+    let counted = Counted::new();
+    tokio::spawn(async move {
+        let done = operation.await;
+        drop(counted);
+        done
+    })
 }
 
 async fn outcome<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
@@ -57,7 +94,7 @@ impl<R: Clone + PartialEq + Send + 'static> Flights<R> {
         }
         // Moved into the task: even one that panics must not leave its key taken.
         let (made, landing) = (make(), Landing { flights: self.0.clone(), key: key.to_owned() });
-        let task = tokio::spawn(async move {
+        let task = counted(async move {
             let made = made.await;
             drop(landing);
             made
@@ -110,6 +147,20 @@ mod tests {
         assert_eq!((first.await.unwrap(), second.await.unwrap()), ("0".into(), "0".into()));
         // Another request has the key once the first is over.
         assert_ne!(flights.join("a", &2, make).unwrap().await.unwrap(), "0");
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_waited_for_at_the_end() {
+        let (open, mut gate) = watch::channel(false);
+        let work = async move {
+            let _ = gate.wait_for(|open| *open).await;
+            Ok(())
+        };
+        // As a handler that tonic drops.
+        assert!(detached(work).now_or_never().is_none());
+        assert!(all_done().now_or_never().is_none());
+        open.send_replace(true);
+        all_done().await;
     }
 
     #[tokio::test]

@@ -5,7 +5,7 @@
 //!                                              └▶ unpack ─▶ content of long files
 //! ```
 //! Each stage is a thread, so that one large layer keeps several cores busy. What lies between them are buffers of which
-//! there are so many ([`chunks`](crate::chunks)), so memory is bounded however many layers come at once. A tar that is not
+//! there are so many ([`buffers`](crate::buffers)), so memory is bounded however many layers come at once. A tar that is not
 //! compressed goes to the last stage at once: its digest is its diff ID.
 
 use crate::blob;

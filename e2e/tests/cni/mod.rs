@@ -7,6 +7,7 @@ mod hangs;
 mod leases;
 mod lists;
 mod ports;
+mod removal;
 mod rig;
 
 use rig::{busy_pod, with_cni};
