@@ -19,9 +19,9 @@ pub(crate) const CHUNK: usize = 256 << 10;
 /// Buffers of all pipelines together.
 const ALL: usize = (96 << 20) / CHUNK;
 /// Of those, what is not lent, so that another pipeline can begin at once. What is lent comes back as soon as there is less.
-const KEPT: usize = ALL / 4;
+const KEPT: usize = ALL / 2;
 /// The most buffers of a tar that is being made.
-pub(crate) const MOST: usize = (64 << 20) / CHUNK;
+pub(crate) const MOST: usize = (40 << 20) / CHUNK;
 /// The most of what comes in: what is compressed goes further.
 const MOST_COMPRESSED: usize = (4 << 20) / CHUNK;
 /// A pipeline's own buffers: every stage has one, and one lies between it and the next. There are enough for forty.
