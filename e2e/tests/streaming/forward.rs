@@ -7,7 +7,7 @@ use strata_e2e::command::limited;
 use strata_e2e::node::netns::Netns;
 
 /// A running `crictl port-forward`, killed at the end.
-struct Forward(std::process::Child);
+pub(super) struct Forward(std::process::Child);
 
 impl Drop for Forward {
     fn drop(&mut self) {
@@ -17,7 +17,7 @@ impl Drop for Forward {
 }
 
 impl Forward {
-    fn start(node: &Node, transport: &str, pod: &str, ports: &[&str]) -> Self {
+    pub(super) fn start(node: &Node, transport: &str, pod: &str, ports: &[&str]) -> Self {
         let mut outer = node.crictl_command();
         outer.args(["port-forward", "-r", transport, pod]).args(ports);
         // Without timeout(1) around it, so that it can be killed itself.
@@ -29,12 +29,12 @@ impl Forward {
         Self(node.netns().run(|| command.spawn()).unwrap())
     }
 
-    fn running(&mut self) -> bool {
+    pub(super) fn running(&mut self) -> bool {
         self.0.try_wait().unwrap().is_none()
     }
 }
 
-fn connect(node: &Node, port: u16) -> TcpStream {
+pub(super) fn connect(node: &Node, port: u16) -> TcpStream {
     eventually(30, "the port is forwarded", || {
         let stream =
             node.netns().run(|| TcpStream::connect(("127.0.0.1", port))).map_err(|e| e.to_string())?;
@@ -43,7 +43,7 @@ fn connect(node: &Node, port: u16) -> TcpStream {
     })
 }
 
-fn ask(mut stream: TcpStream, text: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) fn ask(mut stream: TcpStream, text: &[u8]) -> io::Result<Vec<u8>> {
     let mut write = stream.try_clone()?;
     let text = text.to_vec();
     let writing = std::thread::spawn(move || {
@@ -58,10 +58,10 @@ fn ask(mut stream: TcpStream, text: &[u8]) -> io::Result<Vec<u8>> {
 
 /// A server in a pod's network that says what it is told. busybox's nc holds two connections that it has not accepted yet;
 /// of more at once some are lost by the kernel, first with SYN cookies and then with resets.
-struct Echo(TcpListener, Option<std::thread::JoinHandle<()>>);
+pub(super) struct Echo(TcpListener, Option<std::thread::JoinHandle<()>>);
 
 impl Echo {
-    fn start(node: &Node, pod: &str, port: u16) -> Self {
+    pub(super) fn start(node: &Node, pod: &str, port: u16) -> Self {
         let netns = Netns::pinned(&node.dir("netns").join(format!("strata-{pod}"))).unwrap();
         let listener = netns.run(|| TcpListener::bind(("127.0.0.1", port))).unwrap();
         let accepting = listener.try_clone().unwrap();

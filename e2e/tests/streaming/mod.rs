@@ -3,6 +3,7 @@
 mod forward;
 mod left;
 mod raw;
+mod stuck;
 mod terminal;
 
 use k8s_cri::v1 as cri;

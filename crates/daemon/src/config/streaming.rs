@@ -17,6 +17,8 @@ pub(crate) struct Streaming {
     pub(crate) tls_key: PathBuf,
     /// How long a session may be silent, in seconds.
     pub(crate) idle_timeout: u64,
+    /// How long one connection of a port forward may hold up the others, in seconds; 0: for ever.
+    pub(crate) stall_timeout: u64,
 }
 
 impl Default for Streaming {
@@ -27,6 +29,8 @@ impl Default for Streaming {
             tls_key: PathBuf::new(),
             // As long as the kubelet's (streamingConnectionIdleTimeout).
             idle_timeout: 4 * 60 * 60,
+            // As long as clients wait for a new stream (client-go's createStreamResponseTimeout).
+            stall_timeout: 30,
         }
     }
 }

@@ -2,7 +2,8 @@
 //! told so.
 
 use super::Wanted;
-use super::channel::{Incoming, PIECE, Received};
+use super::channel::PIECE;
+use super::demux::{Incoming, Received};
 use super::status::Ended;
 use super::streams::{Session, Sizes};
 use crate::error::{Error, Result};

@@ -6,7 +6,8 @@
 //! dropped for its silence must not stop a migration halfway.
 
 use super::Wanted;
-use super::channel::{Incoming, Outgoing, PIECE, Received};
+use super::channel::{Outgoing, PIECE};
+use super::demux::{Incoming, Received};
 use super::status::Ended;
 use super::streams::{Session, Sizes};
 use crate::error::{Error, Result};

@@ -1,12 +1,14 @@
 //! Ports of a pod: each connection of a client goes to localhost in the pod's network namespace.
 //!
 //! What goes wrong with one connection is told on its error stream if it could not be made; kubectl and crictl end their
-//! whole session then. A connection that broke later ends its own stream only (kubernetes issue 111825).
+//! whole session then. A connection that broke later ends its own stream only (kubernetes issue 111825), and so does one of which
+//! the pod takes nothing while others wait behind it (see [`super::demux`]).
 
 use super::OPEN_WITHIN;
-use super::channel::{Incoming, Outgoing, PIECE, Received};
+use super::channel::{Outgoing, PIECE};
+use super::demux::{Cut, Incoming, Received};
 use super::spdy::{Connection, Opened, value};
-use crate::error::{Error, Result};
+use crate::error::{Error, Kind, Result};
 use crate::node::Node;
 use crate::pod::short;
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -98,9 +100,11 @@ pub(super) async fn spdy(node: &Arc<Node>, pod: &str, mut connection: Connection
                 let Some(opened) = opened else { return };
                 if let Some((port, data, error)) = waiting.pair(opened).await {
                     let (node, pod) = (node.clone(), pod.to_owned());
+                    // Nothing comes on the error stream, which must not count as one that waits for the other.
+                    let error = error.outgoing;
                     relays.spawn(async move {
                         let told = forward(&node, &pod, port, data.incoming, data.outgoing, true).await;
-                        tell(&pod, port, told, error.outgoing).await;
+                        tell(&pod, port, told, error).await;
                     });
                 }
             }
@@ -136,28 +140,50 @@ async fn tell(pod: &str, port: u16, told: Result<()>, error: Outgoing) {
     let _ = error.finish().await;
 }
 
-/// Forwards one connection.
+/// Forwards one connection. `spdy`: each direction can be ended and reset by itself.
 ///
 /// # Errors
-/// If it cannot be made. How it ends is no error.
+/// If it cannot be made, or was given up and nothing but an error could say so. How it ends otherwise is no error.
 async fn forward(
     node: &Node,
     pod: &str,
     port: u16,
-    incoming: Incoming,
+    mut incoming: Incoming,
     outgoing: Outgoing,
-    half_close: bool,
+    spdy: bool,
 ) -> Result<()> {
-    match connect(node, pod, port).await {
-        Ok(stream) => {
-            relay(stream, incoming, outgoing, half_close).await;
-            Ok(())
-        }
+    let cut = incoming.cut();
+    tokio::pin!(cut);
+    let connected = tokio::select! {
+        connected = connect(node, pod, port) => connected,
+        why = &mut cut => return given_up(pod, port, why, outgoing, spdy).await,
+    };
+    let mut stream = match connected {
+        Ok(stream) => stream,
         Err(e) => {
             let _ = outgoing.finish().await;
-            Err(e)
+            return Err(e);
         }
+    };
+    let why = tokio::select! {
+        () = relay(&mut stream, incoming, outgoing.clone(), spdy) => return Ok(()),
+        why = &mut cut => why,
+    };
+    // What is missing must not look like an end.
+    let _ = rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO));
+    drop(stream);
+    given_up(pod, port, why, outgoing, spdy).await
+}
+
+/// Tells the client of a connection that was cut off, unless it was the client who did it.
+async fn given_up(pod: &str, port: u16, why: Cut, outgoing: Outgoing, spdy: bool) -> Result<()> {
+    if why == Cut::ByClient {
+        return Ok(());
     }
+    let text = "a forwarded connection was given up: the pod has taken nothing of it, and others of its session waited behind it";
+    tracing::warn!(pod = %short(pod), port, "{text}");
+    let _ = outgoing.reset().await;
+    if spdy { Ok(()) } else { Err(Error::new(Kind::Unavailable, text)) }
 }
 
 async fn connect(node: &Node, pod: &str, port: u16) -> Result<TcpStream> {
@@ -178,7 +204,7 @@ async fn connect(node: &Node, pod: &str, port: u16) -> Result<TcpStream> {
         };
         failures.push(format!("{address}: {failure}"));
     }
-    Err(Error::new(crate::error::Kind::Unavailable, format!("failed to connect: {}", failures.join("; "))))
+    Err(Error::new(Kind::Unavailable, format!("failed to connect: {}", failures.join("; "))))
 }
 
 /// A socket of a network namespace; it belongs there wherever it is used.
@@ -209,9 +235,9 @@ enum Half {
 }
 
 /// Moves bytes both ways, and the end of each direction by itself where the transport can say it.
-async fn relay(stream: TcpStream, mut incoming: Incoming, outgoing: Outgoing, half_close: bool) {
+async fn relay(stream: &mut TcpStream, mut incoming: Incoming, outgoing: Outgoing, half_close: bool) {
     let _ = stream.set_nodelay(true);
-    let (mut from_pod, mut to_pod) = stream.into_split();
+    let (mut from_pod, mut to_pod) = stream.split();
     let inwards = async {
         loop {
             match incoming.next().await {

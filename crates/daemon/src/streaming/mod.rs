@@ -10,11 +10,12 @@
 //! ```
 //!
 //! Whoever can reach the server, a container in the host's network included, gets nowhere without a token, and a token is
-//! a right to one session of one container or pod. [`channel`] is what the transports have in common, [`streams`] how a
-//! session's streams are found in them, [`status`] what the error stream says.
+//! a right to one session of one container or pod. [`channel`] and [`demux`] are what the transports have in common, [`streams`]
+//! how a session's streams are found in them, [`status`] what the error stream says.
 
 mod attach;
 mod channel;
+mod demux;
 mod exec;
 mod forward;
 mod handshake;
@@ -104,6 +105,7 @@ pub(crate) struct Streaming {
     address: SocketAddr,
     tls: Option<tls::Acceptor>,
     idle: Duration,
+    patience: Option<Duration>,
 }
 
 impl Streaming {
@@ -125,6 +127,7 @@ impl Streaming {
             address,
             tls,
             idle: Duration::from_secs(config.idle_timeout),
+            patience: (config.stall_timeout > 0).then(|| Duration::from_secs(config.stall_timeout)),
         })
     }
 
@@ -134,6 +137,11 @@ impl Streaming {
         let token = self.tokens.issue(ticket, Instant::now())?;
         let scheme = if self.tls.is_some() { "https" } else { "http" };
         Ok(format!("{scheme}://{}/{path}/{token}", self.address))
+    }
+
+    /// How long a stream of such a session may hold up the others. Those of a process belong together: one waits for the other.
+    fn patience(&self, ticket: &Ticket) -> Option<Duration> {
+        self.patience.filter(|_| matches!(ticket, Ticket::Forward { .. }))
     }
 
     /// What a URL's path is a right to; it is none from then on.

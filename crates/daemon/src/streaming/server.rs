@@ -1,6 +1,7 @@
 //! The HTTP server: takes tokens, and upgrades.
 
-use super::channel::{Incoming, Outgoing};
+use super::channel::Outgoing;
+use super::demux::Incoming;
 use super::handshake::{Transport, agree, refusal};
 use super::streams::{Session, of_spdy, of_websocket};
 use super::{Activity, Ticket, attach, exec, forward, spdy, tls, tunnel, websocket};
@@ -118,14 +119,15 @@ async fn session(node: Arc<Node>, ticket: Ticket, transport: Transport, upgrade:
         Err(error) => return tracing::debug!(%error, "a streaming connection was not upgraded"),
     };
     let activity = Activity::new(node.streaming.idle);
+    let patience = node.streaming.patience(&ticket);
     match transport {
         Transport::Spdy { version } => {
-            let (connection, work) = spdy::connection(io, activity);
+            let (connection, work) = spdy::connection(io, patience, activity);
             tokio::join!(work, over_spdy(&node, ticket, connection, version));
         }
         Transport::Tunnel => {
             let (io, tunnelling) = tunnel::tunnel(websocket::over(io).await);
-            let (connection, work) = spdy::connection(io, activity);
+            let (connection, work) = spdy::connection(io, patience, activity);
             tokio::join!(tunnelling, work, over_spdy(&node, ticket, connection, 1));
         }
         Transport::Channels { encoding, version } => {
@@ -181,7 +183,8 @@ fn over_channels<S: AsyncRead + AsyncWrite + Unpin + Send + 'static>(
     activity: Activity,
 ) -> (impl Future<Output = ()> + Send, impl Future<Output = ()> + Send) {
     let numbers: Vec<u32> = (0..).step_by(2).take(ports.len()).collect();
-    let (incoming, packets, work) = websocket::channels(socket, form, &numbers, activity);
+    let patience = node.streaming.patience;
+    let (incoming, packets, work) = websocket::channels(socket, form, &numbers, patience, activity);
     let pairs: Vec<(u16, Incoming, Outgoing, Outgoing)> = ports
         .iter()
         .zip(numbers.iter().zip(incoming))

@@ -1,6 +1,7 @@
 //! The streams of an exec or attach session, found among what a transport has.
 
-use super::channel::{Incoming, Outgoing, Received};
+use super::channel::Outgoing;
+use super::demux::{Incoming, Received};
 use super::handshake::{Encoding, Transport};
 use super::spdy::{self, Connection};
 use super::status::{Ended, Form};
@@ -110,7 +111,7 @@ where
 {
     let into: &[u32] = if wanted.stdin { &[RESIZE, STDIN] } else { &[RESIZE] };
     let form = websocket::Form { encoding, closes: version >= 5 };
-    let (incoming, packets, work) = channels(socket, form, into, activity);
+    let (incoming, packets, work) = channels(socket, form, into, None, activity);
     let mut incoming = incoming.into_iter();
     let sizes = Sizes::new(incoming.next());
     let out = |channel, wanted: bool| wanted.then(|| Outgoing::new(channel, packets.clone()));

@@ -1,7 +1,8 @@
 //! Channels in WebSocket messages (k8s.io/streaming/pkg/httpstream/wsstream): each message begins with its channel's
 //! number. A client ends one of its channels, from v5 on, by a message of 255 and the channel's number.
 
-use super::channel::{Demux, Incoming, Packet, QUEUE};
+use super::channel::{Packet, QUEUE};
+use super::demux::{Demux, Incoming};
 use super::handshake::Encoding;
 use super::{Activity, LINGER};
 use base64::Engine as _;
@@ -10,6 +11,7 @@ use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{SinkExt, StreamExt};
 use std::future::Future;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
@@ -40,18 +42,19 @@ pub(super) async fn over<S: AsyncRead + AsyncWrite + Unpin>(io: S) -> WebSocketS
 }
 
 /// The channels of a connection, into the node as listed, and the work of moving its messages, which ends after the
-/// last sender is gone.
+/// last sender is gone. `patience`: see [`Demux::new`].
 pub(super) fn channels<S>(
     socket: WebSocketStream<S>,
     form: Form,
     into: &[u32],
+    patience: Option<Duration>,
     activity: Activity,
 ) -> (Vec<Incoming>, mpsc::Sender<Packet>, impl Future<Output = ()> + Send + use<S>)
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (packets, to_send) = mpsc::channel(QUEUE);
-    let mut demux = Demux::new();
+    let mut demux = Demux::new(patience);
     let incoming = into.iter().filter_map(|channel| demux.open(*channel)).collect();
     (incoming, packets, work(socket, form, demux, to_send, activity))
 }

@@ -9,10 +9,12 @@ mod headers;
 pub(super) use frame::client;
 pub(super) use headers::{Headers, value};
 
-use super::channel::{Demux, Incoming, Outgoing, PIECE, Packet, QUEUE};
+use super::channel::{Outgoing, PIECE, Packet, QUEUE};
+use super::demux::{Demux, Incoming};
 use super::{Activity, LINGER};
 use frame::{Fault, Frame};
 use std::future::Future;
+use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc::{self, WeakSender};
 
@@ -47,27 +49,38 @@ impl Connection {
     }
 }
 
-/// A connection over a byte stream, and the work of moving its frames, which ends after the connection.
-pub(super) fn connection<S>(io: S, activity: Activity) -> (Connection, impl Future<Output = ()> + Send)
+/// A connection over a byte stream, and the work of moving its frames, which ends after the connection. `patience`: see
+/// [`Demux::new`].
+pub(super) fn connection<S>(
+    io: S,
+    patience: Option<Duration>,
+    activity: Activity,
+) -> (Connection, impl Future<Output = ()> + Send)
 where
     S: AsyncRead + AsyncWrite + Send + 'static,
 {
     let (packets, to_send) = mpsc::channel(QUEUE);
     let (tell, opened) = mpsc::channel(QUEUE);
-    let replies = packets.downgrade();
-    let work = work(io, to_send, replies, tell, activity);
+    let reading = Reading { demux: Demux::new(patience), replies: packets.downgrade(), tell };
+    let work = work(io, to_send, reading, activity);
     (Connection { opened, packets }, work)
+}
+
+/// What a reader hands on what comes to.
+struct Reading {
+    demux: Demux,
+    replies: WeakSender<Packet>,
+    tell: mpsc::Sender<Opened>,
 }
 
 async fn work<S: AsyncRead + AsyncWrite + Send>(
     io: S,
     mut to_send: mpsc::Receiver<Packet>,
-    replies: WeakSender<Packet>,
-    tell: mpsc::Sender<Opened>,
+    reading: Reading,
     activity: Activity,
 ) {
     let (reader, mut writer) = tokio::io::split(io);
-    let reading = read(frame::Reader::new(reader), replies, tell, &activity);
+    let reading = read(frame::Reader::new(reader), reading, &activity);
     tokio::pin!(reading);
     let writing = async {
         let written = write(&mut writer, &mut to_send, &activity).await;
@@ -100,11 +113,9 @@ fn note(ended: Result<(), Fault>) {
 /// Hands on what the client sends, until it ends the connection.
 async fn read<R: AsyncRead + Unpin>(
     mut reader: frame::Reader<R>,
-    replies: WeakSender<Packet>,
-    tell: mpsc::Sender<Opened>,
+    Reading { mut demux, replies, tell }: Reading,
     activity: &Activity,
 ) -> Result<(), Fault> {
-    let mut demux = Demux::new();
     // Without a sender the session is over, and what the client says is read only to see its end.
     let reply = async |packet| {
         if let Some(packets) = replies.upgrade() {

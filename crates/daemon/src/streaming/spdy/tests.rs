@@ -1,7 +1,7 @@
 use super::client::Client;
 use super::frame::Reader;
 use super::*;
-use crate::streaming::channel::Received;
+use crate::streaming::demux::Received;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use std::time::Duration;
@@ -17,7 +17,7 @@ struct Peer {
 
 fn peers(buffer: usize) -> (Connection, Peer) {
     let (near, far) = tokio::io::duplex(buffer);
-    let (connection, work) = connection(near, Activity::new(Duration::from_secs(60)));
+    let (connection, work) = connection(near, None, Activity::new(Duration::from_secs(60)));
     let (read, write) = tokio::io::split(far);
     let work = tokio::spawn(work);
     (connection, Peer { write, read: Reader::new(read), client: Client::new(), work })
@@ -144,6 +144,6 @@ async fn when_the_client_goes_everything_ends() {
 #[tokio::test]
 async fn silence_ends_a_connection() {
     let (near, _far) = tokio::io::duplex(1024);
-    let (mut connection, work) = connection(near, Activity::new(Duration::from_millis(20)));
+    let (mut connection, work) = connection(near, None, Activity::new(Duration::from_millis(20)));
     tokio::join!(work, async { assert!(connection.next().await.is_none()) });
 }

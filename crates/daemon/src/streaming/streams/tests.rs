@@ -1,5 +1,6 @@
 use super::*;
-use crate::streaming::channel::{Demux, Packet};
+use crate::streaming::channel::Packet;
+use crate::streaming::demux::Demux;
 use crate::streaming::spdy::client::Client;
 use crate::streaming::spdy::connection;
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 
 #[tokio::test]
 async fn sizes_are_read_from_whatever_pieces_they_come_in() {
-    let mut demux = Demux::new();
+    let mut demux = Demux::new(None);
     let mut sizes = Sizes::new(demux.open(1));
     for piece in [
         "{\"Width\":80,\"Hei",
@@ -29,7 +30,7 @@ async fn sizes_are_read_from_whatever_pieces_they_come_in() {
 /// A session with a client that opens these streams, and goes if they do not suffice.
 async fn spdy_session(wanted: Wanted, version: u8, kinds: &[&str]) -> Option<Session> {
     let (near, mut far) = tokio::io::duplex(1 << 16);
-    let (connection, work) = connection(near, Activity::new(Duration::from_secs(60)));
+    let (connection, work) = connection(near, None, Activity::new(Duration::from_secs(60)));
     tokio::spawn(work);
     let mut client = Client::new();
     for (stream, kind) in (1..).step_by(2).zip(kinds) {

@@ -1,5 +1,6 @@
 use super::*;
-use crate::streaming::channel::{Outgoing, Received};
+use crate::streaming::channel::Outgoing;
+use crate::streaming::demux::Received;
 use crate::streaming::spdy::{self, client::Client};
 use crate::streaming::tunnel;
 use std::time::Duration;
@@ -22,7 +23,7 @@ fn bytes(data: &'static [u8]) -> Bytes {
 async fn channels_carry_data_and_the_client_ends_one() {
     let (near, mut client) = peers().await;
     let form = Form { encoding: Encoding::Binary, closes: true };
-    let (mut incoming, packets, work) = channels(near, form, &[0, 4], activity());
+    let (mut incoming, packets, work) = channels(near, form, &[0, 4], None, activity());
     let work = tokio::spawn(work);
     for message in [&b"\x00abc"[..], b"", b"\x07nobody's", b"\x04size", b"\xff\x00", b"\x00late"] {
         client.send(Message::Binary(Bytes::from(message))).await.unwrap();
@@ -49,7 +50,7 @@ async fn channels_carry_data_and_the_client_ends_one() {
 async fn base64_is_text() {
     let (near, mut client) = peers().await;
     let form = Form { encoding: Encoding::Base64, closes: false };
-    let (mut incoming, packets, work) = channels(near, form, &[0], activity());
+    let (mut incoming, packets, work) = channels(near, form, &[0], None, activity());
     tokio::spawn(work);
     client.send(Message::Text("0YWJj".into())).await.unwrap();
     assert_eq!(incoming[0].next().await, Received::Data(bytes(b"abc")));
@@ -63,7 +64,7 @@ async fn base64_is_text() {
 async fn a_client_that_closes_has_gone() {
     let (near, mut client) = peers().await;
     let form = Form { encoding: Encoding::Binary, closes: false };
-    let (mut incoming, packets, work) = channels(near, form, &[0], activity());
+    let (mut incoming, packets, work) = channels(near, form, &[0], None, activity());
     let work = tokio::spawn(work);
     // Before v5 nothing ends a channel.
     client.send(Message::Binary(bytes(b"\xff\x00"))).await.unwrap();
@@ -81,7 +82,7 @@ async fn a_client_that_closes_has_gone() {
 async fn spdy_goes_through_messages_cut_anywhere() {
     let (near, mut client) = peers().await;
     let (io, tunnelling) = tunnel::tunnel(near);
-    let (mut connection, work) = spdy::connection(io, activity());
+    let (mut connection, work) = spdy::connection(io, None, activity());
     let both = tokio::spawn(async { tokio::join!(tunnelling, work) });
     let frames =
         [Client::new().open(1, &[("streamtype", "data"), ("port", "80")]), Client::data(1, b"hello", true)];
