@@ -2,7 +2,11 @@
 
 mod forward;
 mod left;
+mod many;
+mod protocol;
+mod protocols;
 mod raw;
+mod spdy;
 mod stuck;
 mod terminal;
 
@@ -201,74 +205,5 @@ fn tokens_and_protocols() {
         client.write(0, b"x\n").unwrap();
         client.send(2, &[255, 0]).unwrap();
         assert_eq!(client.all().text(1), "x\nthe end\n");
-    });
-}
-
-#[test]
-fn a_hundred_sessions_at_once() {
-    test(|node| {
-        let (_, id) = running(node, "sleep 1000", |_| {});
-        let mut clients: Vec<Client> = (0..100)
-            .map(|n| {
-                let script = format!("echo {n}; cat; echo bye");
-                Client::connect(node, &script_url(node, &id, &script), "v5.channel.k8s.io")
-            })
-            .collect();
-        // All of them live: each has said its number before any is let go.
-        for (n, client) in clients.iter_mut().enumerate() {
-            let mut said = String::new();
-            while said != format!("{n}\n") {
-                let (_, content) = client.read().unwrap_or_else(|| panic!("session {n} ended: {said:?}"));
-                assert_eq!(content[0], 1, "{content:?}");
-                said.push_str(&String::from_utf8_lossy(&content[1..]));
-            }
-        }
-        for client in &mut clients {
-            client.write(0, b"all\n").unwrap();
-            client.send(2, &[255, 0]).unwrap();
-        }
-        for client in &mut clients {
-            let said = client.all();
-            assert_eq!((said.text(1).as_str(), said.closed), ("all\nbye\n", Some(1000)), "{said:?}");
-            assert!(said.text(3).contains("Success"), "{said:?}");
-        }
-    });
-}
-
-/// stratad's memory, in bytes.
-fn memory(node: &Node) -> usize {
-    let pid = node.pid();
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
-}
-
-#[test]
-fn slow_readers_and_writers_are_waited_for() {
-    const MUCH: usize = 64 << 20;
-    test(|node| {
-        let (_, id) = running(node, "sleep 1000", |_| {});
-        let before = memory(node);
-        let script = format!("head -c {MUCH} /dev/zero; touch /tmp/written");
-        let mut slow = Client::connect(node, &script_url(node, &id, &script), "v5.channel.k8s.io");
-        // A program that does not read for now, and a client that does not care.
-        let reader = "while [ ! -e /tmp/read-now ]; do sleep 0.05; done; wc -c";
-        let mut eager = Client::connect(node, &script_url(node, &id, reader), "v5.channel.k8s.io");
-        let mut writing = eager.another();
-        let written = std::thread::spawn(move || {
-            for _ in 0..MUCH >> 20 {
-                writing.write(0, &[0; 1 << 20]).unwrap();
-            }
-            writing.send(2, &[255, 0]).unwrap();
-        });
-        std::thread::sleep(std::time::Duration::from_millis(1500));
-        assert!(!written.is_finished(), "the client waits for its reader");
-        let grown = memory(node).saturating_sub(before);
-        assert!(grown < 24 << 20, "{grown} bytes more for clients that wait");
-        assert_eq!(node.exec(&id, "ls /tmp"), "", "the writer waits for its reader");
-        assert_eq!(slow.all().channels[1].len(), MUCH);
-        node.exec(&id, "touch /tmp/read-now; ls /tmp/written");
-        written.join().unwrap();
-        assert_eq!(eager.all().text(1).trim(), MUCH.to_string());
     });
 }

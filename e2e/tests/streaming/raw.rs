@@ -4,16 +4,14 @@ use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
 use strata_e2e::node::Node;
 
-/// A request for an upgrade; the status code and the connection.
-pub(super) fn upgrade(node: &Node, url: &str, protocol: &str) -> (u16, TcpStream) {
+/// Asks for an upgrade with these header lines; the answer's head and the connection.
+pub(super) fn request(node: &Node, url: &str, method: &str, headers: &str) -> (String, TcpStream) {
     let rest = url.strip_prefix("http://").unwrap_or_else(|| panic!("{url}"));
     let (host, path) = rest.split_once('/').unwrap_or_else(|| panic!("{url}"));
     let mut stream = node.netns().run(|| TcpStream::connect(host)).unwrap_or_else(|e| panic!("{host}: {e}"));
     stream.set_read_timeout(Some(strata_e2e::patience(60))).unwrap();
-    let request = format!(
-        "GET /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: {protocol}\r\n\r\n"
-    );
+    let request =
+        format!("{method} /{path} HTTP/1.1\r\nHost: {host}\r\nConnection: Upgrade\r\n{headers}\r\n");
     stream.write_all(request.as_bytes()).unwrap();
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -21,7 +19,18 @@ pub(super) fn upgrade(node: &Node, url: &str, protocol: &str) -> (u16, TcpStream
         stream.read_exact(&mut byte).unwrap_or_else(|e| panic!("{e}: {}", String::from_utf8_lossy(&head)));
         head.push(byte[0]);
     }
-    let head = String::from_utf8_lossy(&head).into_owned();
+    (String::from_utf8_lossy(&head).into_owned(), stream)
+}
+
+/// A request for a WebSocket in this protocol (an empty one is not named); the status code and the connection.
+pub(super) fn upgrade(node: &Node, url: &str, protocol: &str) -> (u16, TcpStream) {
+    let mut headers =
+        "Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            .to_owned();
+    if !protocol.is_empty() {
+        headers.push_str(&format!("Sec-WebSocket-Protocol: {protocol}\r\n"));
+    }
+    let (head, stream) = request(node, url, "GET", &headers);
     let status = head.split(' ').nth(1).and_then(|code| code.parse().ok());
     (status.unwrap_or_else(|| panic!("{head}")), stream)
 }
