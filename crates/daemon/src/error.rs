@@ -90,6 +90,21 @@ impl fmt::Display for Error {
 
 impl std::error::Error for Error {}
 
+/// The longest message that is sent, in bytes. It is a header, of which clients take little: one that finds its headers too long
+/// ends the connection, and with it every other call.
+const MAX_MESSAGE: usize = 4 << 10;
+
+/// A message without its middle if it is too long: it ends with what to do.
+fn bounded(message: String) -> String {
+    if message.len() <= MAX_MESSAGE {
+        return message;
+    }
+    let head = message.floor_char_boundary(MAX_MESSAGE / 2);
+    let tail = message.ceil_char_boundary(message.len() - MAX_MESSAGE / 4);
+    let (start, end) = (message.get(..head).unwrap_or_default(), message.get(tail..).unwrap_or_default());
+    format!("{start} [{} bytes] {end}", tail - head)
+}
+
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         use tonic::Code;
@@ -106,6 +121,23 @@ impl From<Error> for tonic::Status {
             Kind::DataLoss => Code::DataLoss,
             Kind::Internal => Code::Internal,
         };
-        tonic::Status::new(code, error.message)
+        tonic::Status::new(code, bounded(error.message))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_long_message_loses_its_middle() {
+        let text = |message: String| tonic::Status::from(Error::internal(message)).message().to_owned();
+        assert_eq!(text("x".repeat(MAX_MESSAGE)), "x".repeat(MAX_MESSAGE));
+        let told = text(format!("what {} to do", "é".repeat(50_000)));
+        assert!(
+            told.starts_with("what éé") && told.ends_with("é to do") && told.contains(" bytes] "),
+            "{told}"
+        );
+        assert!(told.len() < MAX_MESSAGE);
     }
 }

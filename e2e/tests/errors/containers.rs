@@ -55,6 +55,13 @@ pub(crate) fn create<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
                 "pulled",
                 Box::new(|c| c.image = image("127.0.0.1:5000/e2e/absent:1")),
             ),
+            // The caller's word is in the message, which is a header: a long one must not end the connection.
+            (
+                "an image's name of 100 kB",
+                NotFound,
+                "bytes] ",
+                Box::new(|c| c.image = image(&"x".repeat(100_000))),
+            ),
             ("unknown image ID", NotFound, "pulled", Box::new(|c| c.image = image(UNKNOWN))),
             (
                 "log path that leaves",

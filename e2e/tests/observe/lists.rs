@@ -2,6 +2,7 @@ use k8s_cri::v1 as cri;
 use prost::Message;
 use std::collections::BTreeSet;
 use strata_api::cri as newer;
+use strata_e2e::images::{Compression, Flavor, ImageBuilder, LayerBuilder};
 use strata_e2e::node::{container, pod, test};
 use tonic::{Code, Response, Status, Streaming};
 
@@ -84,6 +85,111 @@ fn lists_beyond_one_message() {
         assert_eq!(found, ids);
         the_others(node, &pod_id);
         images(node);
+    });
+}
+
+/// That a list as a whole is refused, with the call that serves it in pieces.
+#[track_caller]
+fn too_long<T: std::fmt::Debug>(whole: Result<T, Status>, pieces: &str) {
+    let refused = whole.expect_err("more than a message holds");
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert!(refused.message().contains(pieces), "{refused:?}");
+}
+
+/// That these pieces are more than one message holds, and what they tell of is this.
+#[track_caller]
+fn in_pieces<T: Message>(pieces: &[T], found: Vec<&str>, wanted: &BTreeSet<String>) {
+    let size: usize = pieces.iter().map(Message::encoded_len).sum();
+    assert!(size > MESSAGE, "{size} bytes would have been one message");
+    assert_eq!(found.len(), wanted.len());
+    assert_eq!(found.into_iter().map(ToOwned::to_owned).collect::<BTreeSet<_>>(), *wanted);
+}
+
+/// Annotations are in lists and stats, namespaces in every label of a pod's metrics.
+#[test]
+fn pods_beyond_one_message() {
+    test(|node| {
+        node.pull("busybox");
+        let large = |n: usize| {
+            let mut config = pod(node, &format!("large{n}"));
+            config.metadata.as_mut().unwrap().namespace = "n".repeat(64 << 10);
+            config.annotations.insert("large".into(), "x".repeat(LARGE - (256 << 10)));
+            let pod_id = node.run_pod(&config);
+            node.run_container(&pod_id, &config, &container(node, "c", "exec sleep 1000"));
+            pod_id
+        };
+        let ids: BTreeSet<String> = (0..8).map(large).collect();
+
+        too_long(
+            node.cri(async |mut c| c.list_pod_sandbox(cri::ListPodSandboxRequest::default()).await),
+            "StreamPodSandboxes",
+        );
+        let request = newer::StreamPodSandboxesRequest::default();
+        let pieces = node
+            .newest(async |mut c| all(c.stream_pod_sandboxes(request).await?.into_inner()).await)
+            .unwrap();
+        in_pieces(
+            &pieces,
+            pieces.iter().flat_map(|p| &p.pod_sandboxes).map(|p| p.id.as_str()).collect(),
+            &ids,
+        );
+
+        too_long(
+            node.cri(async |mut c| {
+                c.list_pod_sandbox_stats(cri::ListPodSandboxStatsRequest::default()).await
+            }),
+            "StreamPodSandboxStats",
+        );
+        let request = newer::StreamPodSandboxStatsRequest::default();
+        let pieces = node
+            .newest(async |mut c| all(c.stream_pod_sandbox_stats(request).await?.into_inner()).await)
+            .unwrap();
+        let found = pieces.iter().flat_map(|p| &p.pod_sandbox_stats);
+        in_pieces(&pieces, found.map(|s| s.attributes.as_ref().unwrap().id.as_str()).collect(), &ids);
+
+        too_long(
+            node.cri(async |mut c| c.list_pod_sandbox_metrics(cri::ListPodSandboxMetricsRequest {}).await),
+            "StreamPodSandboxMetrics",
+        );
+        let request = newer::StreamPodSandboxMetricsRequest {};
+        let pieces = node
+            .newest(async |mut c| all(c.stream_pod_sandbox_metrics(request).await?.into_inner()).await)
+            .unwrap();
+        let found = pieces.iter().flat_map(|p| &p.pod_sandbox_metrics);
+        in_pieces(&pieces, found.map(|m| m.pod_sandbox_id.as_str()).collect(), &ids);
+        // Whoever cleans up after the test asks for the list as a whole.
+        ids.iter().for_each(|id| node.remove_pod(id).unwrap());
+    });
+}
+
+/// An image's user is in the list of images, whatever it is.
+#[test]
+fn images_beyond_one_message() {
+    test(|node| {
+        let layer = LayerBuilder::new().file("file", 0o644, "one").build();
+        let ids: BTreeSet<String> = (0..9)
+            .map(|n| {
+                // Twice in the config, which may have 4 MiB.
+                let user = format!("{n}{}", "u".repeat(LARGE / 2 - 4096));
+                let image = ImageBuilder::new(Flavor::Oci)
+                    .layer(&layer, Compression::Gzip, "one file")
+                    .set("User", user.into())
+                    .build();
+                let id = image.id().to_owned();
+                node.push(async |registry| registry.push(&image, &format!("e2e/large{n}"), "latest").await);
+                node.pull(&format!("large{n}"));
+                id
+            })
+            .collect();
+        too_long(
+            node.images(async |mut c| c.list_images(cri::ListImagesRequest::default()).await),
+            "StreamImages",
+        );
+        let request = newer::StreamImagesRequest::default();
+        let pieces = node
+            .newest_images(async |mut c| all(c.stream_images(request).await?.into_inner()).await)
+            .unwrap();
+        in_pieces(&pieces, pieces.iter().flat_map(|p| &p.images).map(|i| i.id.as_str()).collect(), &ids);
     });
 }
 

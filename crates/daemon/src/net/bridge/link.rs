@@ -19,8 +19,8 @@ use tokio::task::JoinHandle;
 
 /// What the pod's end is called.
 pub(super) const POD_INTERFACE: &str = "eth0";
-/// The kernel's limit for an alias, less its NUL byte (IFALIASZ).
-const MAX_ALIAS: usize = 255;
+/// The kernel's limit for an alias (IFALIASZ, 256 bytes), less its own NUL byte and the one that is sent, which it counts too.
+const MAX_ALIAS: usize = 254;
 
 /// A netlink socket in one network namespace.
 #[derive(Debug)]
