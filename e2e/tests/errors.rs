@@ -24,13 +24,14 @@ type Table = for<'a, 'b> fn(&'a Scene<'b>) -> Vec<Case<'a>>;
 
 const OF_PODS: [Table; 6] =
     [pods::run, pods::others, newest::limits, newest::streams, newest::without_input, newest::pod_cidr];
-const OF_CONTAINERS: [Table; 6] = [
+const OF_CONTAINERS: [Table; 7] = [
     containers::create,
     containers::security,
     containers::limits,
     existing::others,
     execs::all,
     streaming::all,
+    newest::enumerations,
 ];
 const OF_IMAGES: [Table; 3] = [images::cri, images::debug, images::archives];
 

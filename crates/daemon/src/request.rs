@@ -1,7 +1,19 @@
 //! What callers ask of a [`crate::node::Node`]: CRI's own configuration, and what CRI cannot say.
 
+use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
+use std::fmt;
 use strata_api::cri;
+
+/// A value of one of CRI's enumerations, by its number. One that is not known must not become the default one, which may be less
+/// strict.
+///
+/// # Errors
+/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a number that CRI v1 has not got, with the name of its field.
+pub(crate) fn known<T: TryFrom<i32>>(number: i32, field: impl fmt::Display) -> Result<T> {
+    T::try_from(number)
+        .map_err(|_| Error::invalid(format!("{field} {number}: there is no such value in CRI v1")))
+}
 
 /// Who asked for a pod. Kubernetes sees and touches its own only.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -3,6 +3,7 @@
 use super::images::{ABSENT, drain};
 use super::scene::{Case, Scene, UNKNOWN, fails, fine};
 use k8s_cri::v1 as cri;
+use prost::Message as _;
 use strata_api::cri as newest;
 use tonic::Code;
 
@@ -59,6 +60,49 @@ pub(crate) fn streams<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
             let filter = Some(newest::ImageFilter { image: Some(image) });
             let request = newest::StreamImagesRequest { filter };
             node.newest_images(async |mut c| drain(c.stream_images(request).await?).await)
+        }),
+    ]
+}
+
+/// A number that an enumeration has not got is never taken for its first one.
+pub(crate) fn enumerations<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
+    use Code::InvalidArgument;
+    let node = scene.node;
+    let containers = || {
+        let state = Some(newest::ContainerStateValue { state: 99 });
+        Some(newest::ContainerFilter { state, ..Default::default() })
+    };
+    let pods = || {
+        let state = Some(newest::PodSandboxStateValue { state: 99 });
+        Some(newest::PodSandboxFilter { state, ..Default::default() })
+    };
+    let config = scene.container(|_| {}).encode_to_vec();
+    let mut config = newest::ContainerConfig::decode(config.as_slice()).unwrap();
+    config.stop_signal = 99;
+    let create = newest::CreateContainerRequest {
+        pod_sandbox_id: scene.pod_id.clone(),
+        config: Some(config),
+        sandbox_config: None,
+    };
+    vec![
+        fails("ListContainers", "no such state", InvalidArgument, "state 99", move || {
+            let request = newest::ListContainersRequest { filter: containers() };
+            node.newest(async |mut c| c.list_containers(request).await).map(drop)
+        }),
+        fails("StreamContainers", "no such state", InvalidArgument, "state 99", move || {
+            let request = newest::StreamContainersRequest { filter: containers() };
+            node.newest(async |mut c| drain(c.stream_containers(request).await?).await)
+        }),
+        fails("ListPodSandbox", "no such state", InvalidArgument, "state 99", move || {
+            let request = newest::ListPodSandboxRequest { filter: pods() };
+            node.newest(async |mut c| c.list_pod_sandbox(request).await).map(drop)
+        }),
+        fails("StreamPodSandboxes", "no such state", InvalidArgument, "state 99", move || {
+            let request = newest::StreamPodSandboxesRequest { filter: pods() };
+            node.newest(async |mut c| drain(c.stream_pod_sandboxes(request).await?).await)
+        }),
+        fails("CreateContainer", "no such stop signal", InvalidArgument, "stop_signal 99", move || {
+            node.newest(async |mut c| c.create_container(create).await).map(drop)
         }),
     ]
 }

@@ -13,7 +13,7 @@ use crate::ids::now;
 use crate::node::Node;
 use crate::pod::run::namespace_options;
 use crate::pod::{Pod, files, userns};
-use crate::request::{ContainerRequest, Origin};
+use crate::request::{ContainerRequest, Origin, known};
 use std::path::Path;
 use std::sync::Arc;
 use strata_api::cri;
@@ -34,9 +34,9 @@ impl Node {
         let name = config.image.as_ref().map(|i| i.image.clone()).unwrap_or_default();
         let defaults = image_defaults(&name, &image.config);
         let context = security_context(&config);
-        let known =
+        let users =
             self.users.of_image(image.id.as_str(), || databases(self.store.image_view(image)?.root()))?;
-        let user = resolve_user(&context, &extras, &defaults, &known)?;
+        let user = resolve_user(&context, &extras, &defaults, &users)?;
         let mut process = process_record(pod, &config, &extras, &defaults, &user)?;
         let directories = &self.config.runtime.cdi_spec_dirs;
         let devices = cdi::changes(&config, directories, &user, |text| self.warn_once(text))?;
@@ -44,9 +44,7 @@ impl Node {
         let more: Vec<u32> = devices.groups.into_iter().filter(|g| !process.groups.contains(g)).collect();
         process.groups.extend(more);
         userns::check_user(userns::of_pod(pod.config())?, process.uid, process.gid, &process.groups)?;
-        let asked = cri::Signal::try_from(config.stop_signal).map_err(|_| {
-            Error::invalid(format!("stop_signal {}: there is no such signal in CRI v1", config.stop_signal))
-        })?;
+        let asked = known(config.stop_signal, "stop_signal")?;
         let stop_signal = command::stop_signal(extras.stop_signal.as_deref(), asked, &defaults)?;
         let log_path = self.log_path(pod, id, &config)?;
         let apparmor = modules::confine(&self.apparmor, &context, |text| self.warn_once(text))?;

@@ -8,7 +8,7 @@ use crate::container::state::ContainerState;
 use crate::container::{Container, ContainerInfo};
 use crate::error::{Error, Result};
 use crate::node::Node;
-use crate::request::Origin;
+use crate::request::{Origin, known};
 use std::sync::Arc;
 use strata_api::cri;
 
@@ -49,40 +49,43 @@ fn state(state: ContainerState) -> cri::ContainerState {
 }
 
 /// Kubernetes' containers that a filter lets through, newest first.
-pub(super) fn matching(node: &Node, filter: Option<&cri::ContainerFilter>) -> Vec<ContainerInfo> {
+///
+/// # Errors
+/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a state that CRI v1 has not got.
+pub(super) fn matching(node: &Node, filter: Option<&cri::ContainerFilter>) -> Result<Vec<ContainerInfo>> {
     let none = cri::ContainerFilter::default();
     let filter = filter.unwrap_or(&none);
+    let wanted: Option<cri::ContainerState> =
+        filter.state.as_ref().map(|s| known(s.state, "filter.state")).transpose()?;
     let mut all = node.container_infos();
     all.retain(|c| {
         c.origin() == Origin::Kubernetes
             && c.id().starts_with(&filter.id)
             && c.record.pod_id.starts_with(&filter.pod_sandbox_id)
-            && filter.state.as_ref().is_none_or(|s| s.state() == state(c.state()))
+            && wanted.is_none_or(|wanted| wanted == state(c.state()))
             && selected(&c.record.config.labels, &filter.label_selector)
     });
-    all
+    Ok(all)
 }
 
-/// ListContainers.
-pub(super) fn list(node: &Node, filter: Option<&cri::ContainerFilter>) -> Vec<cri::Container> {
-    matching(node, filter)
-        .into_iter()
-        .map(|c| {
-            let config = &c.record.config;
-            cri::Container {
-                id: c.record.id.clone(),
-                pod_sandbox_id: c.record.pod_id.clone(),
-                metadata: config.metadata.clone(),
-                image: config.image.clone(),
-                image_ref: c.record.image_ref.clone(),
-                state: state(c.state()).into(),
-                created_at: c.record.created_at,
-                labels: config.labels.clone(),
-                annotations: config.annotations.clone(),
-                image_id: c.record.image_id.clone(),
-            }
-        })
-        .collect()
+/// ListContainers; errors as [`matching`]'s.
+pub(super) fn list(node: &Node, filter: Option<&cri::ContainerFilter>) -> Result<Vec<cri::Container>> {
+    let shown = |c: ContainerInfo| {
+        let config = &c.record.config;
+        cri::Container {
+            id: c.record.id.clone(),
+            pod_sandbox_id: c.record.pod_id.clone(),
+            metadata: config.metadata.clone(),
+            image: config.image.clone(),
+            image_ref: c.record.image_ref.clone(),
+            state: state(c.state()).into(),
+            created_at: c.record.created_at,
+            labels: config.labels.clone(),
+            annotations: config.annotations.clone(),
+            image_id: c.record.image_id.clone(),
+        }
+    };
+    Ok(matching(node, filter)?.into_iter().map(shown).collect())
 }
 
 /// What is mounted, with the IDs of images: what PullImage answered for them.

@@ -7,7 +7,7 @@ use crate::ids::now;
 use crate::node::Node;
 use crate::pod::run::namespace_options;
 use crate::pod::{Pod, PodInfo};
-use crate::request::Origin;
+use crate::request::{Origin, known};
 use std::sync::Arc;
 use strata_api::cri;
 
@@ -42,17 +42,22 @@ fn state(pod: &PodInfo) -> cri::PodSandboxState {
 }
 
 /// ListPodSandbox, newest first.
-pub(super) fn list(node: &Node, filter: Option<&cri::PodSandboxFilter>) -> Vec<cri::PodSandbox> {
+///
+/// # Errors
+/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a state that CRI v1 has not got.
+pub(super) fn list(node: &Node, filter: Option<&cri::PodSandboxFilter>) -> Result<Vec<cri::PodSandbox>> {
     let none = cri::PodSandboxFilter::default();
     let filter = filter.unwrap_or(&none);
+    let asked: Option<cri::PodSandboxState> =
+        filter.state.as_ref().map(|s| known(s.state, "filter.state")).transpose()?;
     let wanted = |p: &PodInfo| {
         p.origin == Origin::Kubernetes
             && p.id.starts_with(&filter.id)
-            && filter.state.as_ref().is_none_or(|s| s.state() == state(p))
+            && asked.is_none_or(|asked| asked == state(p))
             && selected(&p.config.labels, &filter.label_selector)
     };
     let pods = node.pod_infos().into_iter().filter(wanted);
-    pods.map(|p| cri::PodSandbox {
+    let pods = pods.map(|p| cri::PodSandbox {
         id: p.id.clone(),
         metadata: Some(p.metadata()),
         state: state(&p).into(),
@@ -60,8 +65,8 @@ pub(super) fn list(node: &Node, filter: Option<&cri::PodSandboxFilter>) -> Vec<c
         labels: p.config.labels.clone(),
         annotations: p.config.annotations.clone(),
         runtime_handler: p.handler.clone(),
-    })
-    .collect()
+    });
+    Ok(pods.collect())
 }
 
 /// PodSandboxStatus without what `verbose` adds.

@@ -97,7 +97,7 @@ impl Service for RuntimeService {
         request: Request<ListPodSandboxRequest>,
     ) -> Answer<ListPodSandboxResponse> {
         self.node.recovered().await;
-        let items = pods::list(&self.node, request.into_inner().filter.as_ref());
+        let items = pods::list(&self.node, request.into_inner().filter.as_ref())?;
         let answer = ListPodSandboxResponse { items };
         Ok(Response::new(lists::whole(answer, "StreamPodSandboxes")?))
     }
@@ -107,7 +107,7 @@ impl Service for RuntimeService {
         request: Request<StreamPodSandboxesRequest>,
     ) -> Answer<Self::StreamPodSandboxesStream> {
         self.node.recovered().await;
-        let all = pods::list(&self.node, request.into_inner().filter.as_ref());
+        let all = pods::list(&self.node, request.into_inner().filter.as_ref())?;
         Ok(Response::new(lists::pieces(all, |pod_sandboxes| StreamPodSandboxesResponse { pod_sandboxes })))
     }
 
@@ -161,7 +161,7 @@ impl Service for RuntimeService {
         request: Request<ListContainersRequest>,
     ) -> Answer<ListContainersResponse> {
         self.node.recovered().await;
-        let containers = containers::list(&self.node, request.into_inner().filter.as_ref());
+        let containers = containers::list(&self.node, request.into_inner().filter.as_ref())?;
         Ok(Response::new(lists::whole(ListContainersResponse { containers }, "StreamContainers")?))
     }
 
@@ -170,7 +170,7 @@ impl Service for RuntimeService {
         request: Request<StreamContainersRequest>,
     ) -> Answer<Self::StreamContainersStream> {
         self.node.recovered().await;
-        let all = containers::list(&self.node, request.into_inner().filter.as_ref());
+        let all = containers::list(&self.node, request.into_inner().filter.as_ref())?;
         Ok(Response::new(lists::pieces(all, |containers| StreamContainersResponse { containers })))
     }
 

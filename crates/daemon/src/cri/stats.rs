@@ -141,7 +141,7 @@ pub(super) async fn of_containers(
         label_selector: f.label_selector.clone(),
         state: None,
     });
-    let mut all = containers::matching(node, filter.as_ref());
+    let mut all = containers::matching(node, filter.as_ref())?;
     all.retain(|c| c.live.running());
     of_all(node, all).await
 }
@@ -149,7 +149,7 @@ pub(super) async fn of_containers(
 async fn of_these(node: &Arc<Node>, pods: Vec<Arc<Pod>>) -> Result<Vec<cri::PodSandboxStats>> {
     let mut containers: HashMap<String, Vec<cri::ContainerStats>> = HashMap::new();
     let wanted = |id: &str| pods.iter().any(|p| p.id() == id);
-    let mut running = containers::matching(node, None);
+    let mut running = containers::matching(node, None)?;
     running.retain(|c| c.live.running() && wanted(&c.record.pod_id));
     let owners: Vec<String> = running.iter().map(|c| c.record.pod_id.clone()).collect();
     for (pod, stats) in owners.into_iter().zip(of_all(node, running).await?) {

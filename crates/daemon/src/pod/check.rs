@@ -3,7 +3,7 @@
 use super::userns;
 use crate::error::{Error, Result};
 use crate::net::{PortMapping, Protocol};
-use crate::request::{Origin, PodRequest};
+use crate::request::{Origin, PodRequest, known};
 use std::path::Path;
 use strata_api::cri;
 
@@ -12,16 +12,10 @@ pub(super) fn ports(config: &cri::PodSandboxConfig, origin: Origin) -> Result<Ve
     // Without a port of the node it only says what the container listens on.
     let wanted = config.port_mappings.iter().filter(|p| p.host_port != 0 || origin == Origin::Strata);
     let parsed = wanted.map(|p| {
-        let protocol = match cri::Protocol::try_from(p.protocol) {
-            Ok(cri::Protocol::Tcp) => Protocol::Tcp,
-            Ok(cri::Protocol::Udp) => Protocol::Udp,
-            Ok(cri::Protocol::Sctp) => Protocol::Sctp,
-            Err(_) => {
-                return Err(Error::invalid(format!(
-                    "port protocol {}: must be TCP, UDP or SCTP",
-                    p.protocol
-                )));
-            }
+        let protocol = match known(p.protocol, "port_mappings.protocol")? {
+            cri::Protocol::Tcp => Protocol::Tcp,
+            cri::Protocol::Udp => Protocol::Udp,
+            cri::Protocol::Sctp => Protocol::Sctp,
         };
         PortMapping::parse(&p.host_ip, p.host_port.into(), p.container_port.into(), protocol)
     });
@@ -56,19 +50,15 @@ pub(super) fn request(request: &PodRequest) -> Result<()> {
         return Ok(());
     }
     let options = super::run::namespace_options(config);
-    // A mode that is not known must not become the default one, which may be less strict.
-    if let Some(unknown) = [options.network, options.pid, options.ipc]
-        .into_iter()
-        .find(|m| cri::NamespaceMode::try_from(*m).is_err())
-    {
-        return Err(Error::invalid(format!("namespace mode {unknown}: there is no such mode in CRI v1")));
-    }
-    if [options.network(), options.ipc()].contains(&cri::NamespaceMode::Container) {
+    let network: cri::NamespaceMode = known(options.network, "namespace_options.network")?;
+    let ipc: cri::NamespaceMode = known(options.ipc, "namespace_options.ipc")?;
+    let pid: cri::NamespaceMode = known(options.pid, "namespace_options.pid")?;
+    if [network, ipc].contains(&cri::NamespaceMode::Container) {
         return Err(Error::invalid(
             "network and IPC namespaces are the pod's or the node's, never a container's",
         ));
     }
-    if options.pid() == cri::NamespaceMode::Target {
+    if pid == cri::NamespaceMode::Target {
         return Err(Error::invalid("a pod has no target for its PID namespace"));
     }
     userns::of_pod(config).map(drop)

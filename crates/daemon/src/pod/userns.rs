@@ -3,6 +3,7 @@
 //! The kubelet gives each pod that has `hostUsers: false` 65536 IDs of the node of its own, and the same map with each volume.
 
 use crate::error::{Error, Result};
+use crate::request::known;
 use std::path::Path;
 use std::sync::OnceLock;
 use strata_api::cri;
@@ -32,10 +33,7 @@ pub(crate) fn of_pod(config: &cri::PodSandboxConfig) -> Result<Option<IdMap>> {
 
 fn of_options(asked: &cri::UserNamespace) -> Result<Option<IdMap>> {
     let mapped = !asked.uids.is_empty() || !asked.gids.is_empty();
-    let mode = cri::NamespaceMode::try_from(asked.mode).map_err(|_| {
-        Error::invalid(format!("userns_options: there is no mode {} in CRI v1; use POD or NODE", asked.mode))
-    })?;
-    match mode {
+    match known(asked.mode, "userns_options.mode")? {
         cri::NamespaceMode::Node if mapped => {
             Err(Error::invalid("userns_options: mode NODE has no mappings; use POD, or leave them out"))
         }

@@ -4,6 +4,7 @@ use super::hostmounts::{Sharing, sharing};
 use super::images;
 use crate::error::{Error, Result};
 use crate::pod::userns;
+use crate::request::known;
 use std::path::{Path, PathBuf};
 use strata_api::cri;
 use strata_wire::plan::{Mount, MountAttrs, MountKind, Propagation};
@@ -195,14 +196,10 @@ fn cri_mount(asked: &cri::Mount) -> Result<Mount> {
         return Err(Error::invalid(text));
     }
     let source = host_source(&asked.host_path)?;
-    let propagation = match cri::MountPropagation::try_from(asked.propagation) {
-        Ok(cri::MountPropagation::PropagationPrivate) => Propagation::Private,
-        Ok(cri::MountPropagation::PropagationHostToContainer) => Propagation::Slave,
-        Ok(cri::MountPropagation::PropagationBidirectional) => Propagation::Shared,
-        Err(_) => {
-            let text = format!("mount on {target}: there is no propagation {} in CRI v1", asked.propagation);
-            return Err(Error::invalid(text));
-        }
+    let propagation = match known(asked.propagation, format_args!("mount on {target}: propagation"))? {
+        cri::MountPropagation::PropagationPrivate => Propagation::Private,
+        cri::MountPropagation::PropagationHostToContainer => Propagation::Slave,
+        cri::MountPropagation::PropagationBidirectional => Propagation::Shared,
     };
     if asked.recursive_read_only && (!asked.readonly || propagation != Propagation::Private) {
         return Err(Error::invalid(format!(

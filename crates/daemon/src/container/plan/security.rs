@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::regular;
+use crate::request::known;
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -70,10 +71,7 @@ pub(crate) fn choose(
 /// # Errors
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a number that CRI v1 has not got.
 pub(super) fn profile_type(profile: &cri::SecurityProfile) -> Result<ProfileType> {
-    let number = profile.profile_type;
-    ProfileType::try_from(number).map_err(|_| {
-        Error::invalid(format!("profile_type {number}: there is no such type of profile in CRI v1"))
-    })
+    known(profile.profile_type, "profile_type")
 }
 
 fn file(name: &str, directory: &Path) -> Result<Choice> {

@@ -1,6 +1,7 @@
 //! Who a container's process is: numbers from names, by the image's own /etc/passwd and /etc/group.
 
 use crate::error::{Error, Result};
+use crate::request::known;
 use strata_api::cri;
 
 /// The largest user or group ID that is accepted: some programs read them as signed.
@@ -105,15 +106,9 @@ impl Wanted {
         if let Some(gid) = gid {
             wanted.group = gid.to_string();
         }
-        wanted.merge = match cri::SupplementalGroupsPolicy::try_from(context.supplemental_groups_policy) {
-            Ok(cri::SupplementalGroupsPolicy::Merge) => true,
-            Ok(cri::SupplementalGroupsPolicy::Strict) => false,
-            Err(_) => {
-                let unknown = context.supplemental_groups_policy;
-                return Err(Error::invalid(format!(
-                    "supplemental_groups_policy {unknown}: there is no such policy in CRI v1"
-                )));
-            }
+        wanted.merge = match known(context.supplemental_groups_policy, "supplemental_groups_policy")? {
+            cri::SupplementalGroupsPolicy::Merge => true,
+            cri::SupplementalGroupsPolicy::Strict => false,
         };
         for group in &context.supplemental_groups {
             wanted.more.push(checked(*group, "supplemental_groups")?.to_string());

@@ -84,7 +84,7 @@ impl Sheet {
 pub(super) async fn of_pods(node: &Arc<Node>) -> Result<Vec<cri::PodSandboxMetrics>> {
     let (node, pods) = (node.clone(), stats::ready(node));
     blocking(move || {
-        let mut running = super::containers::matching(&node, None);
+        let mut running = super::containers::matching(&node, None)?;
         running.retain(|c| c.live.running() && pods.iter().any(|p| p.id() == c.record.pod_id));
         let new = running.iter().filter(|c| node.store.writable(c.id()).is_none());
         let new: Vec<String> = new.map(|c| c.id().to_owned()).collect();
