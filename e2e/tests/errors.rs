@@ -13,6 +13,7 @@ mod newest;
 mod pods;
 mod scene;
 mod streaming;
+mod twice;
 
 use k8s_cri::v1 as cri;
 use scene::{Case, Scene};
@@ -22,9 +23,16 @@ use tonic::Code;
 
 type Table = for<'a, 'b> fn(&'a Scene<'b>) -> Vec<Case<'a>>;
 
-const OF_PODS: [Table; 6] =
-    [pods::run, pods::others, newest::limits, newest::streams, newest::without_input, newest::pod_cidr];
-const OF_CONTAINERS: [Table; 7] = [
+const OF_PODS: [Table; 7] = [
+    pods::run,
+    twice::pods,
+    pods::others,
+    newest::limits,
+    newest::streams,
+    newest::without_input,
+    newest::pod_cidr,
+];
+const OF_CONTAINERS: [Table; 8] = [
     containers::create,
     containers::security,
     containers::limits,
@@ -32,6 +40,7 @@ const OF_CONTAINERS: [Table; 7] = [
     execs::all,
     streaming::all,
     newest::enumerations,
+    twice::containers,
 ];
 const OF_IMAGES: [Table; 3] = [images::cri, images::debug, images::archives];
 

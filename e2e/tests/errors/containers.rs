@@ -27,11 +27,11 @@ fn image(name: &str) -> Option<cri::ImageSpec> {
     Some(cri::ImageSpec { image: name.into(), ..Default::default() })
 }
 
-fn mount(host: &str, inside: &str) -> Vec<cri::Mount> {
+pub(super) fn mount(host: &str, inside: &str) -> Vec<cri::Mount> {
     vec![cri::Mount { host_path: host.into(), container_path: inside.into(), ..Default::default() }]
 }
 
-fn device(host: &str, inside: &str, permissions: &str) -> Vec<cri::Device> {
+pub(super) fn device(host: &str, inside: &str, permissions: &str) -> Vec<cri::Device> {
     let (host_path, container_path) = (host.into(), inside.into());
     vec![cri::Device { host_path, container_path, permissions: permissions.into() }]
 }
@@ -145,6 +145,16 @@ pub(crate) fn create<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
                 Box::new(|c| c.devices = device("/dev/null", "", "rwx")),
             ),
             (
+                "two devices under one path",
+                InvalidArgument,
+                "/dev/twice: asked for twice",
+                Box::new(|c| {
+                    c.devices =
+                        [device("/dev/null", "/dev/twice", ""), device("/dev/zero", "/dev/twice", "")]
+                            .concat();
+                }),
+            ),
+            (
                 "relative directory",
                 InvalidArgument,
                 "working directory",
@@ -193,7 +203,7 @@ pub(crate) fn create<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
     cases
 }
 
-fn profile(kind: ProfileType, file: &str) -> Option<cri::SecurityProfile> {
+pub(super) fn profile(kind: ProfileType, file: &str) -> Option<cri::SecurityProfile> {
     Some(cri::SecurityProfile { profile_type: kind.into(), localhost_ref: file.into() })
 }
 
@@ -302,6 +312,15 @@ pub(crate) fn limits<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
                 InvalidArgument,
                 "memory",
                 Box::new(limited(|r| r.memory_limit_in_bytes = -5)),
+            ),
+            (
+                "less memory and swap than memory",
+                InvalidArgument,
+                "memory_swap_limit_in_bytes",
+                Box::new(limited(|r| {
+                    r.memory_limit_in_bytes = 64 << 20;
+                    r.memory_swap_limit_in_bytes = 32 << 20;
+                })),
             ),
             ("negative shares", InvalidArgument, "cpu_shares", Box::new(limited(|r| r.cpu_shares = -5))),
             ("negative quota", InvalidArgument, "cpu_quota", Box::new(limited(|r| r.cpu_quota = -5))),

@@ -40,6 +40,9 @@ pub(crate) fn others<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fails("ContainerStats", "unknown ID", NotFound, UNKNOWN, move || stats(UNKNOWN)),
         fails("ReopenContainerLog", "no ID", InvalidArgument, "ID", move || reopen("")),
         fails("ReopenContainerLog", "unknown ID", NotFound, UNKNOWN, move || reopen(UNKNOWN)),
+        fails("ReopenContainerLog", "created", FailedPrecondition, "not running", move || {
+            reopen(&scene.created)
+        }),
         fails("ReopenContainerLog", "exited", FailedPrecondition, "not running", move || {
             reopen(&scene.exited)
         }),
@@ -76,6 +79,13 @@ fn updates<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         node.cri(async |mut c| c.update_container_resources(request).await).map(drop)
     };
     let shares = |cpu_shares| Some(cri::LinuxContainerResources { cpu_shares, ..Default::default() });
+    let memory = |memory_limit_in_bytes, memory_swap_limit_in_bytes| {
+        Some(cri::LinuxContainerResources {
+            memory_limit_in_bytes,
+            memory_swap_limit_in_bytes,
+            ..Default::default()
+        })
+    };
     let cpus =
         |text: &str| Some(cri::LinuxContainerResources { cpuset_cpus: text.into(), ..Default::default() });
     let rpc = "UpdateContainerResources";
@@ -86,6 +96,9 @@ fn updates<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fails(rpc, "exited", FailedPrecondition, "ended", move || update(&scene.exited, shares(512))),
         fails(rpc, "negative shares", InvalidArgument, "cpu_shares", move || {
             update(&scene.running, shares(-2))
+        }),
+        fails(rpc, "less memory and swap than memory", InvalidArgument, "memory_swap_limit", move || {
+            update(&scene.running, memory(64 << 20, 32 << 20))
         }),
         fails(rpc, "no list of CPUs", InvalidArgument, "nonsense", move || {
             update(&scene.running, cpus("nonsense"))

@@ -8,7 +8,7 @@ use strata_api::cri as newest;
 use tonic::Code;
 
 pub(crate) fn limits<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
-    use Code::{InvalidArgument, NotFound};
+    use Code::{FailedPrecondition, InvalidArgument, NotFound};
     let rpc = "UpdatePodSandboxResources";
     let update = |id: &str, cpu_shares: Option<i64>| {
         let resources =
@@ -25,6 +25,7 @@ pub(crate) fn limits<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fails(rpc, "unknown ID", NotFound, UNKNOWN, move || update(UNKNOWN, Some(512))),
         fails(rpc, "no limits", InvalidArgument, "missing", move || update(&scene.pod_id, None)),
         fails(rpc, "negative shares", InvalidArgument, "cpu_shares", move || update(&scene.pod_id, Some(-2))),
+        fails(rpc, "stopped", FailedPrecondition, "ready", move || update(&scene.stopped_pod, Some(512))),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! RunPodSandbox and what is done to pods.
 
-use super::scene::{Case, Scene, UNKNOWN, fails, fine};
+use super::scene::{Case, HOST_PORT, Scene, UNKNOWN, fails, fine};
 use k8s_cri::v1::{self as cri, NamespaceMode, PodSandboxConfig};
 use tonic::Code;
 
@@ -113,6 +113,18 @@ pub(crate) fn run<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
             "localhost",
             Box::new(|c| c.port_mappings = port(|p| p.host_ip = "localhost".into())),
         ),
+        (
+            "one host port for two ports",
+            InvalidArgument,
+            "host port 8080/tcp",
+            Box::new(|c| c.port_mappings = [port(|_| {}), port(|p| p.container_port = 81)].concat()),
+        ),
+        (
+            "another pod's host port",
+            AlreadyExists,
+            "leads to",
+            Box::new(|c| c.port_mappings = port(|p| p.host_port = HOST_PORT)),
+        ),
         ("protocol", InvalidArgument, "protocol", Box::new(|c| c.port_mappings = port(|p| p.protocol = 99))),
         ("network mode", InvalidArgument, "namespace", Box::new(|c| options(c).network = 99)),
         ("PID mode", InvalidArgument, "namespace", Box::new(|c| options(c).pid = 99)),
@@ -162,7 +174,7 @@ pub(crate) fn run<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
 }
 
 pub(crate) fn others<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
-    use Code::{InvalidArgument, NotFound};
+    use Code::{FailedPrecondition, InvalidArgument, NotFound};
     let node = scene.node;
     let status = |id: &str| {
         let request = cri::PodSandboxStatusRequest { pod_sandbox_id: id.into(), verbose: true };
@@ -193,6 +205,9 @@ pub(crate) fn others<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fine("PodSandboxStatus", "stopped", move || status(&scene.stopped_pod)),
         fails("PodSandboxStats", "no ID", InvalidArgument, "ID", move || stats("")),
         fails("PodSandboxStats", "unknown ID", NotFound, UNKNOWN, move || stats(UNKNOWN)),
+        fails("PodSandboxStats", "stopped", FailedPrecondition, "not ready", move || {
+            stats(&scene.stopped_pod)
+        }),
         fine("ListPodSandbox", "unknown ID", move || list(UNKNOWN)),
         fine("ListPodSandboxStats", "unknown ID", || {
             let filter = Some(cri::PodSandboxStatsFilter { id: UNKNOWN.into(), ..Default::default() });

@@ -9,6 +9,9 @@ use tonic::{Code, Status};
 /// An ID that nothing has.
 pub(crate) const UNKNOWN: &str = "0000000000000000000000000000000000000000000000000000000000000000";
 
+/// The host port of the scene's pod.
+pub(crate) const HOST_PORT: i32 = 18080;
+
 /// What a call must answer.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Expected {
@@ -60,7 +63,9 @@ pub(crate) struct Scene<'a> {
 impl<'a> Scene<'a> {
     pub(crate) fn new(node: &'a Node) -> Self {
         node.pull("busybox");
-        let config = pod(node, "scene");
+        let mut config = pod(node, "scene");
+        let mapping = cri::PortMapping { container_port: 80, host_port: HOST_PORT, ..Default::default() };
+        config.port_mappings.push(mapping);
         let pod_id = node.run_pod(&config);
         let gone = pod(node, "gone");
         let stopped_pod = node.run_pod(&gone);

@@ -14,10 +14,12 @@ pub(crate) fn all<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         change(&mut request);
         node.cri(async |mut c| c.exec(request).await).map(drop)
     };
-    let attach = |id: &str, stdout: bool| {
-        let request = cri::AttachRequest { container_id: id.into(), stdout, ..Default::default() };
+    let attach_with = |id: &str, change: fn(&mut cri::AttachRequest)| {
+        let mut request = cri::AttachRequest { container_id: id.into(), ..Default::default() };
+        change(&mut request);
         node.cri(async |mut c| c.attach(request).await).map(drop)
     };
+    let attach = move |id: &str| attach_with(id, |r| r.stdout = true);
     let forward = |id: &str, port: i32| {
         let request = cri::PortForwardRequest { pod_sandbox_id: id.into(), port: vec![port] };
         node.cri(async |mut c| c.port_forward(request).await).map(drop)
@@ -39,10 +41,14 @@ pub(crate) fn all<'a>(scene: &'a Scene<'_>) -> Vec<Case<'a>> {
         fails("Exec", "exited", FailedPrecondition, "not running", move || {
             exec(&scene.exited, &["true"], |_| {})
         }),
-        fails("Attach", "no ID", InvalidArgument, "ID", move || attach("", true)),
-        fails("Attach", "unknown ID", NotFound, UNKNOWN, move || attach(UNKNOWN, true)),
-        fails("Attach", "no stream", InvalidArgument, "", move || attach(running, false)),
-        fails("Attach", "exited", FailedPrecondition, "not running", move || attach(&scene.exited, true)),
+        fails("Attach", "no ID", InvalidArgument, "ID", move || attach("")),
+        fails("Attach", "unknown ID", NotFound, UNKNOWN, move || attach(UNKNOWN)),
+        fails("Attach", "no stream", InvalidArgument, "", move || attach_with(running, |_| {})),
+        fails("Attach", "terminal and stderr", InvalidArgument, "stderr", move || {
+            attach_with(running, |r| (r.tty, r.stdout, r.stderr) = (true, true, true))
+        }),
+        fails("Attach", "created", FailedPrecondition, "not running", move || attach(&scene.created)),
+        fails("Attach", "exited", FailedPrecondition, "not running", move || attach(&scene.exited)),
         fails("PortForward", "no ID", InvalidArgument, "ID", move || forward("", 80)),
         fails("PortForward", "unknown ID", NotFound, UNKNOWN, move || forward(UNKNOWN, 80)),
         fails("PortForward", "no port", InvalidArgument, "port", move || forward(&scene.pod_id, 0)),

@@ -255,6 +255,11 @@ impl Service for RuntimeService {
         request: Request<PodSandboxStatsRequest>,
     ) -> Answer<PodSandboxStatsResponse> {
         let pod = pods::own(&self.node, &request.into_inner().pod_sandbox_id)?;
+        self.node.settled(&pod).await?;
+        if !pod.info().is_ready() {
+            let why = format!("pod {} is not ready: what it used is not known any more", pod.id());
+            return Err(Error::precondition(why).into());
+        }
         let stats = stats::of_pod(&self.node, &pod).await?;
         Ok(Response::new(PodSandboxStatsResponse { stats }))
     }

@@ -7,19 +7,38 @@ use crate::request::{Origin, PodRequest, known};
 use std::path::Path;
 use strata_api::cri;
 
-/// Ports of the node that are to lead to a pod.
+/// Ports of the node that are to lead to a pod. What is said twice is one port.
+///
+/// # Errors
+/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for one that cannot be, and for one that is to lead to two places.
 pub(super) fn ports(config: &cri::PodSandboxConfig, origin: Origin) -> Result<Vec<PortMapping>> {
     // Without a port of the node it only says what the container listens on.
     let wanted = config.port_mappings.iter().filter(|p| p.host_port != 0 || origin == Origin::Strata);
-    let parsed = wanted.map(|p| {
+    let mut ports: Vec<PortMapping> = Vec::new();
+    for p in wanted {
         let protocol = match known(p.protocol, "port_mappings.protocol")? {
             cri::Protocol::Tcp => Protocol::Tcp,
             cri::Protocol::Udp => Protocol::Udp,
             cri::Protocol::Sctp => Protocol::Sctp,
         };
-        PortMapping::parse(&p.host_ip, p.host_port.into(), p.container_port.into(), protocol)
-    });
-    parsed.collect()
+        let port = PortMapping::parse(&p.host_ip, p.host_port.into(), p.container_port.into(), protocol)?;
+        let same = |other: &&PortMapping| {
+            port.host_port != 0
+                && (other.host_ip, other.host_port, other.protocol)
+                    == (port.host_ip, port.host_port, protocol)
+        };
+        match ports.iter().find(same).map(|other| other.container_port) {
+            None => ports.push(port),
+            Some(other) if other == port.container_port => {}
+            Some(other) => {
+                return Err(Error::invalid(format!(
+                    "host port {}/{protocol} is to lead to the container ports {other} and {}; choose another for one of them",
+                    port.host_port, port.container_port
+                )));
+            }
+        }
+    }
+    Ok(ports)
 }
 
 /// Refuses what makes no sense, before anything is made.

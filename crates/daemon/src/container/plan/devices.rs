@@ -42,8 +42,8 @@ impl Devices {
 /// The default devices and those asked for; a privileged container has all of the host's, and may use any.
 ///
 /// # Errors
-/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a device that the host does not have, or permissions
-/// other than some of `rwm`.
+/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a device that the host does not have, permissions other than some
+/// of `rwm`, or two devices under one path.
 pub(crate) fn devices(asked: &[cri::Device], privileged: bool) -> Result<Devices> {
     let nodes = DEFAULT.iter().map(|(name, major, minor)| Device {
         path: format!("/dev/{name}"),
@@ -63,6 +63,7 @@ pub(crate) fn devices(asked: &[cri::Device], privileged: bool) -> Result<Devices
         }
         all.rules = vec![rule('a', None, None, "rwm")];
     }
+    let mut given: Vec<Device> = Vec::new();
     for device in asked {
         let host = PathBuf::from(&device.host_path);
         let inside =
@@ -76,6 +77,17 @@ pub(crate) fn devices(asked: &[cri::Device], privileged: bool) -> Result<Devices
         }
         let found = lookup(&host, Path::new(inside))?;
         for node in found {
+            let differs = |other: &&Device| {
+                other.path == node.path
+                    && (other.kind, other.major, other.minor) != (node.kind, node.major, node.minor)
+            };
+            if let Some(other) = given.iter().find(differs) {
+                return Err(Error::invalid(format!(
+                    "device {}: asked for twice, as {}:{} and as {}:{}; choose another path for one of them",
+                    node.path, other.major, other.minor, node.major, node.minor
+                )));
+            }
+            given.push(node.clone());
             if !privileged {
                 all.rules.push(rule(node.kind, Some(node.major), Some(node.minor), permissions));
             }

@@ -7,8 +7,8 @@ use strata_cgroup::{DeviceRule, Hierarchy, Resources};
 /// The limits that a container asks for. Unset (zero) ones stay unset.
 ///
 /// # Errors
-/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for numbers for which the kernel has no meaning, for sizes of huge
-/// pages that are none, and for names of cgroup v2 files that are none.
+/// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for numbers for which the kernel has no meaning, for less memory and
+/// swap than memory, for sizes of huge pages that are none, and for names of cgroup v2 files that are none.
 pub(crate) fn resources(asked: &cri::LinuxContainerResources, pids_limit: i64) -> Result<Resources> {
     let unified = asked.unified.iter().map(|(k, v)| {
         // The name becomes a file's name in the container's cgroup.
@@ -33,6 +33,7 @@ pub(crate) fn resources(asked: &cri::LinuxContainerResources, pids_limit: i64) -
             bad.page_size
         )));
     }
+    check_swap(asked.memory_limit_in_bytes, asked.memory_swap_limit_in_bytes)?;
     Ok(Resources {
         cpu_shares: positive(asked.cpu_shares, "cpu_shares")?,
         cpu_quota: limit(asked.cpu_quota, "cpu_quota")?,
@@ -69,13 +70,24 @@ pub(crate) fn fit(
     (wanted, left_out)
 }
 
+/// cgroup v1 has one limit of memory and one of memory and swap together, and so has CRI: the second cannot be the lower one.
+fn check_swap(memory: i64, both: i64) -> Result<()> {
+    if both > 0 && (memory > both || memory < 0) {
+        return Err(Error::invalid(format!(
+            "memory_limit_in_bytes {memory} is above memory_swap_limit_in_bytes {both}, which is for memory and swap together; \
+             raise that too"
+        )));
+    }
+    Ok(())
+}
+
 /// What a container's limits are after an update, and what of them must be written.
 ///
 /// Limits that the kernel keeps in one file, or compares with each other, are written together. Where all memory was to be
 /// had without swap, that stays so.
 ///
 /// # Errors
-/// As [`resources`], and [`InvalidArgument`](crate::error::Kind::InvalidArgument) for less memory and swap than memory.
+/// As [`resources`]; limits are compared with those that stay.
 pub(crate) fn changed(
     old: &cri::LinuxContainerResources,
     new: &cri::LinuxContainerResources,
@@ -86,13 +98,7 @@ pub(crate) fn changed(
     if new.memory_swap_limit_in_bytes == 0 && no_swap {
         all.memory_swap_limit_in_bytes = all.memory_limit_in_bytes;
     }
-    let (memory, both) = (all.memory_limit_in_bytes, all.memory_swap_limit_in_bytes);
-    if both > 0 && (memory > both || memory < 0) {
-        return Err(Error::invalid(format!(
-            "memory_limit_in_bytes {memory} is above memory_swap_limit_in_bytes {both}, which is for memory and swap together; \
-             raise that too"
-        )));
-    }
+    check_swap(all.memory_limit_in_bytes, all.memory_swap_limit_in_bytes)?;
     let (whole, mut write) = (resources(&all, 0)?, resources(new, 0)?);
     if write.cpu_quota.is_some() || write.cpu_period.is_some() {
         (write.cpu_quota, write.cpu_period) = (whole.cpu_quota, whole.cpu_period);
