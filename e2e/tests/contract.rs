@@ -1,4 +1,4 @@
-//! What the kubelet relies on: codes, idempotence, and calls that are not built saying so by name.
+//! What the kubelet relies on: codes, idempotence, readiness, and that every call is built but the one that says so by name.
 
 use k8s_cri::v1::{self as cri, CgroupDriver, PodSandboxState};
 use strata_e2e::node::{Node, container, pod, test};
@@ -11,18 +11,16 @@ fn code<T: std::fmt::Debug>(result: Result<T, Status>) -> Code {
     result.expect_err("an error").code()
 }
 
-/// A call that may be missing must say so, with its name, for whoever reads the kubelet's log.
+/// A call that is there, whatever it says to this.
 #[track_caller]
-fn built_or_named<T: std::fmt::Debug>(method: &str, result: Result<T, Status>) {
-    if let Err(status) = result
-        && status.code() == Code::Unimplemented
-    {
-        assert!(status.message().contains(method), "{method}: {:?}", status.message());
+fn built<T: std::fmt::Debug>(method: &str, result: Result<T, Status>) {
+    if let Err(status) = result {
+        assert_ne!(status.code(), Code::Unimplemented, "{method}: {status:?}");
     }
 }
 
 #[test]
-fn calls_that_are_not_built_say_which() {
+fn every_call_is_built_but_one_that_says_so() {
     test(|node| {
         let id = || UNKNOWN.to_owned();
         let exec = cri::ExecRequest {
@@ -31,41 +29,81 @@ fn calls_that_are_not_built_say_which() {
             stdout: true,
             ..Default::default()
         };
-        built_or_named("Exec", node.cri(async |mut c| c.exec(exec).await));
+        built("Exec", node.cri(async |mut c| c.exec(exec).await));
         let attach = cri::AttachRequest { container_id: id(), stdout: true, ..Default::default() };
-        built_or_named("Attach", node.cri(async |mut c| c.attach(attach).await));
+        built("Attach", node.cri(async |mut c| c.attach(attach).await));
         let forward = cri::PortForwardRequest { pod_sandbox_id: id(), port: vec![80] };
-        built_or_named("PortForward", node.cri(async |mut c| c.port_forward(forward).await));
+        built("PortForward", node.cri(async |mut c| c.port_forward(forward).await));
         let checkpoint = cri::CheckpointContainerRequest { container_id: id(), ..Default::default() };
-        built_or_named(
-            "CheckpointContainer",
-            node.cri(async |mut c| c.checkpoint_container(checkpoint).await),
-        );
+        let missing = node.cri(async |mut c| c.checkpoint_container(checkpoint).await).unwrap_err();
+        assert_eq!(missing.code(), Code::Unimplemented, "{missing:?}");
+        // For whoever reads the kubelet's log.
+        assert!(missing.message().contains("CheckpointContainer"), "{missing:?}");
         let update = cri::UpdateContainerResourcesRequest { container_id: id(), ..Default::default() };
-        built_or_named(
-            "UpdateContainerResources",
-            node.cri(async |mut c| c.update_container_resources(update).await),
-        );
-        built_or_named(
+        built("UpdateContainerResources", node.cri(async |mut c| c.update_container_resources(update).await));
+        built(
             "GetContainerEvents",
             node.cri(async |mut c| c.get_container_events(cri::GetEventsRequest {}).await).map(drop),
         );
-        built_or_named(
+        built(
             "ListMetricDescriptors",
             node.cri(async |mut c| c.list_metric_descriptors(cri::ListMetricDescriptorsRequest {}).await),
         );
-        built_or_named(
+        built(
             "ListPodSandboxMetrics",
             node.cri(async |mut c| c.list_pod_sandbox_metrics(cri::ListPodSandboxMetricsRequest {}).await),
         );
         let stats = cri::PodSandboxStatsRequest { pod_sandbox_id: id() };
-        built_or_named("PodSandboxStats", node.cri(async |mut c| c.pod_sandbox_stats(stats).await));
+        built("PodSandboxStats", node.cri(async |mut c| c.pod_sandbox_stats(stats).await));
         let stats = cri::ListPodSandboxStatsRequest { filter: None };
-        built_or_named("ListPodSandboxStats", node.cri(async |mut c| c.list_pod_sandbox_stats(stats).await));
+        built("ListPodSandboxStats", node.cri(async |mut c| c.list_pod_sandbox_stats(stats).await));
         let config = cri::UpdateRuntimeConfigRequest { runtime_config: None };
-        built_or_named("UpdateRuntimeConfig", node.cri(async |mut c| c.update_runtime_config(config).await));
+        built("UpdateRuntimeConfig", node.cri(async |mut c| c.update_runtime_config(config).await));
         let reopen = cri::ReopenContainerLogRequest { container_id: id() };
-        built_or_named("ReopenContainerLog", node.cri(async |mut c| c.reopen_container_log(reopen).await));
+        built("ReopenContainerLog", node.cri(async |mut c| c.reopen_container_log(reopen).await));
+    });
+}
+
+/// Status as the kubelet reads it: the runtime's condition.
+fn runtime_condition(node: &Node) -> cri::RuntimeCondition {
+    let answer = node.cri(async |mut c| c.status(cri::StatusRequest { verbose: false }).await).unwrap();
+    let conditions = answer.status.unwrap().conditions;
+    conditions.into_iter().find(|condition| condition.r#type == "RuntimeReady").unwrap()
+}
+
+/// A read-only file system over a directory, gone when this is.
+struct ReadOnly(std::path::PathBuf);
+
+impl ReadOnly {
+    fn over(dir: std::path::PathBuf) -> Self {
+        let flags = nix::mount::MsFlags::MS_RDONLY;
+        nix::mount::mount(Some("tmpfs"), &dir, Some("tmpfs"), flags, Some("size=64k")).unwrap();
+        Self(dir)
+    }
+}
+
+impl Drop for ReadOnly {
+    fn drop(&mut self) {
+        let _ = nix::mount::umount2(&self.0, nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// As after errors of a disk, for which kernels mount it read-only.
+#[test]
+fn a_runtime_that_cannot_write_is_not_ready() {
+    test(|node| {
+        let ready = runtime_condition(node);
+        assert!(ready.status && ready.reason.is_empty(), "{ready:?}");
+        for dir in ["root", "state"] {
+            // The state's is made for the first pod.
+            std::fs::create_dir_all(node.dir(dir)).unwrap();
+            let covered = ReadOnly::over(node.dir(dir));
+            let told = runtime_condition(node);
+            assert!(!told.status && told.reason == "ReadOnlyFileSystem", "{told:?}");
+            assert!(told.message.contains(node.dir(dir).to_str().unwrap()), "{told:?}");
+            drop(covered);
+            assert!(runtime_condition(node).status);
+        }
     });
 }
 

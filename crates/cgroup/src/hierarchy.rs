@@ -49,6 +49,10 @@ const V1_CONTROLLERS: [&str; 12] = [
     "perf_event",
 ];
 
+/// What statfs(2) calls cgroup v1 and v2 (linux/magic.h).
+const CGROUP_MAGIC: rustix::fs::FsWord = 0x0027_e0eb;
+const CGROUP2_MAGIC: rustix::fs::FsWord = 0x6367_7270;
+
 impl Hierarchy {
     /// Finds them in /proc/self/mountinfo.
     ///
@@ -107,6 +111,14 @@ impl Hierarchy {
         all.sort();
         all.dedup();
         all
+    }
+
+    /// A mount point of those that were found that has no cgroup file system any more.
+    pub fn gone(&self) -> Option<&Path> {
+        let is_one = |at: &Path| {
+            rustix::fs::statfs(at).is_ok_and(|fs| [CGROUP_MAGIC, CGROUP2_MAGIC].contains(&fs.f_type))
+        };
+        self.mounts().into_iter().find(|at| !is_one(at))
     }
 
     /// The group of this name, which need not exist.
@@ -206,6 +218,16 @@ mod tests {
         let v2 = Hierarchy::from_mountinfo("30 24 0:26 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw").unwrap();
         assert_eq!(v2.mode(), Mode::V2);
         assert!(Hierarchy::from_mountinfo("1 1 0:1 / / rw - ext4 /dev/vda rw").is_err());
+    }
+
+    #[test]
+    fn a_mount_that_has_gone_is_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let line = format!("30 24 0:26 / {} rw - cgroup2 cgroup2 rw", dir.path().display());
+        assert_eq!(Hierarchy::from_mountinfo(&line).unwrap().gone(), Some(dir.path()));
+        if let Ok(here) = Hierarchy::detect() {
+            assert_eq!(here.gone(), None);
+        }
     }
 
     #[test]

@@ -19,8 +19,10 @@ pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
         reason: reason.into(),
         message: message.into(),
     };
+    let in_the_way = obstacle(node);
+    let (reason, message) = in_the_way.as_ref().map_or(("", ""), |(reason, message)| (reason, message));
     let conditions = vec![
-        condition("RuntimeReady", true, "", ""),
+        condition("RuntimeReady", in_the_way.is_none(), reason, message),
         condition("NetworkReady", network.ready, &network.reason, &network.message),
     ];
     let no_user_namespaces = userns::lacking(&node.config.root);
@@ -55,6 +57,27 @@ pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
         runtime_handlers: handlers::names(&node.config.runtime.handlers).into_iter().map(handler).collect(),
         features: Some(cri::RuntimeFeatures { supplemental_groups_policy: true, ..Default::default() }),
     }
+}
+
+/// Why no pod can be made here now, in a word and in a sentence; `None` if nothing is known of.
+///
+/// A runtime that is not ready gets no pods, and the kubelet neither syncs nor evicts those that it has. So what passes by itself
+/// (the recovery after a restart, for which calls wait) and what the kubelet can mend (a full disk) is not told here.
+fn obstacle(node: &Node) -> Option<(&'static str, String)> {
+    for dir in [&node.config.root, &node.config.state] {
+        // The state's directory is made for the first pod.
+        let Some(fs) = dir.ancestors().find_map(|dir| rustix::fs::statvfs(dir).ok()) else { continue };
+        if fs.f_flag.contains(rustix::fs::StatVfsMountFlags::RDONLY) {
+            let message = format!(
+                "{} is mounted read-only; see the kernel's log for the reason, and mount it writable again",
+                dir.display()
+            );
+            return Some(("ReadOnlyFileSystem", message));
+        }
+    }
+    let gone = node.cgroups.gone()?;
+    let message = format!("{} is no cgroup file system any more; mount it again", gone.display());
+    Some(("NoCgroups", message))
 }
 
 /// UpdateRuntimeConfig: the addresses that the cluster has given to this node's pods. The network's answer is kept for the
