@@ -62,3 +62,48 @@ fn pods_get_what_the_list_says() {
         assert!(net.addresses().is_empty());
     });
 }
+
+/// What a pod receives is limited at its interface of the node, what it sends on an interface between (ifb).
+#[test]
+fn bandwidth_is_limited_both_ways() {
+    with_cni(|net| {
+        let node = net.node;
+        if node.run("ip", &["link", "add", "probe", "type", "ifb"]).code != 0 {
+            return strata_e2e::skip(
+                "the kernel has no interfaces of type ifb, which the plugin bandwidth needs",
+            );
+        }
+        node.run("ip", &["link", "delete", "probe"]).ok();
+        net.put_list("10-pods.conflist", &net.bridge_list("pods", 77));
+        net.ready().unwrap();
+        let mut config = busy_pod(node, "both", 8083);
+        config.annotations.insert("kubernetes.io/egress-bandwidth".into(), "30M".into());
+        let id = node.run_pod(&config);
+        let told = std::fs::read_to_string(net.bin.join("last.bandwidth.ADD")).unwrap();
+        let told: serde_json::Value = serde_json::from_str(&told).unwrap();
+        let rates = &told["runtimeConfig"]["bandwidth"];
+        assert_eq!(
+            (&rates["ingressRate"], &rates["egressRate"]),
+            (&20_000_000.into(), &30_000_000.into()),
+            "{told}"
+        );
+
+        let shaped = node.run("tc", &["qdisc", "show"]).ok().stdout;
+        let device = |what: &[&str]| {
+            let line = shaped.lines().find(|line| what.iter().all(|word| line.contains(word)));
+            let words = line.unwrap_or_else(|| panic!("{what:?}: {shaped}")).split(' ');
+            words.skip_while(|word| *word != "dev").nth(1).unwrap().to_owned()
+        };
+        let (receiving, sending) =
+            (device(&["qdisc tbf", "rate 20Mbit"]), device(&["qdisc tbf", "rate 30Mbit"]));
+        assert!(receiving.starts_with("veth") && receiving != sending, "{shaped}");
+        assert_eq!(device(&["qdisc ingress"]), receiving);
+        let between = node.run("tc", &["filter", "show", "dev", &receiving, "ingress"]).ok().stdout;
+        assert!(between.contains(&format!("Redirect to device {sending}")), "{between}");
+
+        node.remove_pod(&id).unwrap();
+        let left = node.run("tc", &["qdisc", "show"]).ok().stdout;
+        assert!(!left.contains("20Mbit") && !left.contains("30Mbit"), "{left}");
+        assert!(!node.run("ip", &["link", "show"]).ok().stdout.contains(&sending));
+    });
+}
