@@ -1,7 +1,7 @@
 //! Images that are larger than anything should be, at their real size.
 
-use strata_e2e::giants::{self, Announced, Answer, Answers, Giants, MANIFEST};
-use strata_e2e::node::{Node, leaks, test_with};
+use strata_e2e::giants::{self, Announced, Answer, Answers, Giants, MANIFEST, Packing};
+use strata_e2e::node::{Node, leaks, process, test, test_with};
 
 const LISTEN: &str = "127.0.0.1:5002";
 const GB: u64 = 1_000_000_000;
@@ -86,5 +86,27 @@ fn ten_million_entries_end_at_the_limit() {
         answers.insert(format!("/v2/huge/blobs/{layer}"), stream);
         let words = [layer.as_str(), "usr/share/some/package-19/file-", "limits.layer_entries allows, 20000"];
         refused(node, "ten million entries", answers, &words, 100 << 20);
+    });
+}
+
+#[test]
+fn forty_layers_take_less_than_256_mib() {
+    test(|node| {
+        // Windows for twelve of which there is memory, and such that there is for only one at a time.
+        let packing =
+            |n| if n % 2 == 0 { Packing::Gzip } else { Packing::Zstd(if n % 4 == 1 { 23 } else { 27 }) };
+        let layers = giants::layers(&node.dir("layers"), 40, 8, packing).unwrap();
+        let image = format!("{LISTEN}/forty");
+        for at_once in ["", "max_concurrent_downloads = 40\nmax_node_downloads = 40\n"] {
+            node.reconfigure(|text| text.replace("[registry]\n", &format!("[registry]\n{at_once}")));
+            let _server = Giants::start(node.netns(), LISTEN, giants::image("forty", &layers)).unwrap();
+            process::reset_peak(node.pid()).unwrap();
+            node.try_pull(&image).unwrap();
+            let peak = process::memory(node.pid(), "VmHWM").unwrap() >> 10;
+            println!("forty layers: {peak} MiB {at_once:?}");
+            assert!(peak < 256, "{peak} MiB with {at_once:?}");
+            assert_eq!(leaks::names(&node.dir("root/layers")).len(), 40);
+            node.strata(&["rmi", &image]).ok();
+        }
     });
 }
