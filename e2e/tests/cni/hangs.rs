@@ -1,54 +1,9 @@
 //! Plugins that hang in the kernel, where no signal ends them.
 
 use super::rig::{Net, with_cni};
-use fuser::{BackgroundSession, Config, Errno, Filesystem, INodeNo, ReplyEntry, Request};
-use std::ffi::OsStr;
-use std::path::Path;
-use std::sync::{Arc, Mutex};
+use crate::hung::Hung;
 use strata_e2e::eventually;
 use strata_e2e::node::{pod, process};
-
-/// A file system that answers no look-up: who asks for a name waits in the kernel.
-#[derive(Clone, Default)]
-struct Silent(Arc<Mutex<Vec<ReplyEntry>>>);
-
-impl Filesystem for Silent {
-    fn lookup(&self, _: &Request, _: INodeNo, _: &OsStr, reply: ReplyEntry) {
-        self.0.lock().unwrap().push(reply);
-    }
-}
-
-/// The file system while it is mounted.
-struct Hung {
-    asked: Silent,
-    _session: BackgroundSession,
-}
-
-impl Hung {
-    /// `None` where there is no FUSE.
-    fn mount(at: &Path) -> Option<Self> {
-        if !Path::new("/dev/fuse").exists() {
-            strata_e2e::skip("no /dev/fuse");
-            return None;
-        }
-        std::fs::create_dir(at).unwrap();
-        let asked = Silent::default();
-        let session = fuser::spawn_mount(asked.clone(), at, &Config::default()).unwrap();
-        Some(Self { asked, _session: session })
-    }
-
-    fn answer(&self) {
-        for reply in self.asked.0.lock().unwrap().drain(..) {
-            reply.error(Errno::ENOENT);
-        }
-    }
-}
-
-impl Drop for Hung {
-    fn drop(&mut self) {
-        self.answer();
-    }
-}
 
 /// The plugins that no signal ends: state D of proc_pid_stat(5).
 fn hanging(net: &Net<'_>) -> Vec<i32> {
