@@ -1,7 +1,9 @@
 //! A damaged store: found and repaired under a running daemon, and while none runs.
 
+use std::collections::BTreeMap;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 use strata_e2e::command::Output;
 use strata_e2e::images::{Compression, Flavor, catalog};
 use strata_e2e::node::{Node, test, test_with};
@@ -124,6 +126,53 @@ fn damage_is_repaired_while_no_daemon_runs() {
         let words = |text: &str| text.split_whitespace().take(12).map(str::to_owned).collect::<Vec<_>>();
         assert_eq!(words(&again)[..8], words(&images)[..8], "{again}");
         node.strata(&["run", "--rm", &node.image("stacked"), "cat", "/etc/passwd"]).ok().has(&["root"]);
+    });
+}
+
+/// Inodes and times of everything in the layers but one.
+#[track_caller]
+fn other_layers(node: &Node, but: &Path) -> BTreeMap<PathBuf, (u64, i64, i64)> {
+    let layers = fs::read_dir(node.dir("root/layers")).unwrap().map(|e| e.unwrap().path());
+    let (mut found, mut todo) = (BTreeMap::new(), layers.filter(|l| l != but).collect::<Vec<_>>());
+    while let Some(path) = todo.pop() {
+        let m = fs::symlink_metadata(&path).unwrap();
+        if m.is_dir() {
+            todo.extend(fs::read_dir(&path).unwrap().map(|e| e.unwrap().path()));
+        }
+        found.insert(path, (m.ino(), m.mtime(), m.ctime_nsec()));
+    }
+    found
+}
+
+#[test]
+fn what_is_lost_is_fetched_while_no_daemon_runs() {
+    test(|node| {
+        node.strata(&["pull", "-q", &node.image("stacked")]).ok();
+        node.stop();
+        let passwd = file_of_layer(node, "etc/passwd");
+        let layer = passwd.ancestors().nth(3).unwrap().to_owned();
+        let good = fs::read(&passwd).unwrap();
+        let (inode, others) = (fs::metadata(&layer).unwrap().ino(), other_layers(node, &layer));
+        assert!(!others.is_empty());
+        damage(&passwd);
+        lose_blobs(node);
+        // The registry is another process, and asked as the daemon would ask it.
+        let repaired = offline(node, &["--repair"]).ok();
+        repaired.has(&["fetched again from its registry", "unpacked again from blob", "all repaired"]);
+        assert_eq!(fs::read(&passwd).unwrap(), good);
+        assert_ne!(fs::metadata(&layer).unwrap().ino(), inode);
+        assert_eq!(other_layers(node, &layer), others, "only the damaged layer is unpacked again");
+        offline(node, &[]).ok().has(&["no problems"]);
+
+        // Without it the problem stays, and the text says what to do.
+        damage(&passwd);
+        lose_blobs(node);
+        node.stop_registry();
+        let left = offline(node, &["--repair"]);
+        assert_eq!(left.code, 1, "{left}");
+        left.has(&["cannot be fetched again; tried", "pull, load or build again", &node.image("stacked")]);
+        assert_eq!(other_layers(node, &layer), others);
+        node.launch();
     });
 }
 
