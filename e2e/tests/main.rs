@@ -16,6 +16,7 @@ mod fsck;
 mod giants;
 mod hammer;
 mod handlers;
+mod hosts;
 mod hung;
 mod layers;
 mod lifecycle;

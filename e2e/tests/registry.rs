@@ -206,3 +206,65 @@ fn whoever_stops_waiting_leaves_nothing() {
         nothing_stays(node, "a client that went away");
     });
 }
+
+#[test]
+fn what_is_no_image_is_refused_by_its_media_type() {
+    use strata_e2e::giants::{self, Answer, Giants, MANIFEST};
+    test_with(IMPATIENT, |node| {
+        let own = "application/vnd.example.thing.v7+json";
+        let config = r#"{"architecture":"amd64","os":"linux","rootfs":{"type":"layers","diff_ids":["sha256:0000000000000000000000000000000000000000000000000000000000000000"]}}"#;
+        let digest = giants::digest(config.as_bytes());
+        let layer =
+            |media_type: &str| serde_json::json!({ "mediaType": media_type, "digest": digest, "size": 5 });
+        let of_layer = |media_type: &str| {
+            giants::with_config("odd", &digest, config.len() as u64, vec![layer(media_type)])
+        };
+        let manifest = |media_type: &str, text: &serde_json::Value| -> giants::Answers {
+            [("/v2/odd/manifests/latest".to_owned(), Answer::of(media_type, text.to_string()))].into()
+        };
+        let artifact = serde_json::json!({
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "config": layer("application/vnd.cncf.helm.config.v1+json"),
+            "layers": [layer("application/vnd.cncf.helm.chart.content.v1.tar+gzip")],
+        });
+        let first = serde_json::json!({ "schemaVersion": 1, "name": "odd", "tag": "latest", "fsLayers": [] });
+        let brotli = "application/vnd.oci.image.layer.v1.tar+brotli";
+        let encrypted = "application/vnd.oci.image.layer.v1.tar+gzip+encrypted";
+        for (what, answers, words) in [
+            (
+                "a manifest",
+                manifest(own, &serde_json::json!({ "mediaType": own })),
+                [own, "neither an image manifest nor an index"],
+            ),
+            (
+                "a document of no type",
+                manifest("text/html", &serde_json::json!({})),
+                ["text/html", "neither an image manifest nor an index"],
+            ),
+            (
+                "schema 1",
+                manifest("application/vnd.docker.distribution.manifest.v1+prettyjws", &first),
+                ["v1+prettyjws", "schema 1"],
+            ),
+            ("a layer", of_layer(brotli), [brotli, "only tar, tar+gzip and tar+zstd layers are"]),
+            ("an encrypted layer", of_layer(encrypted), [encrypted, "push the image without encryption"]),
+            (
+                "an artifact",
+                manifest(MANIFEST, &artifact),
+                ["application/vnd.cncf.helm.config.v1+json", "not a container image"],
+            ),
+        ] {
+            let mut answers = answers;
+            answers.insert(format!("/v2/odd/blobs/{digest}"), Answer::of("application/octet-stream", config));
+            let _server = Giants::start(node.netns(), PROXY, answers).unwrap();
+            let error = node.try_pull(&format!("{PROXY}/odd")).unwrap_err();
+            assert_eq!(error.code(), Code::FailedPrecondition, "{what}: {error}");
+            let name = format!("{PROXY}/odd:latest");
+            for word in words.iter().chain([&name.as_str()]) {
+                assert!(error.message().contains(word), "{what}: no {word:?} in: {error}");
+            }
+            nothing_stays(node, what);
+        }
+    });
+}
