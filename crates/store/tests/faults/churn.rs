@@ -8,13 +8,24 @@ use strata_oci::Reference;
 use strata_store::{CommitOptions, RecordKind, Result, Store};
 
 pub fn churn(store: &Store) -> Result<()> {
-    (0..12).try_for_each(|turn| one_turn(store, turn))
+    (0..12).try_for_each(|turn| one_turn(store, "", turn))
+}
+
+/// The same by two at once: each has names, pods and containers of its own, some of the layers and images are both's, and what
+/// one removes and collects the other may be about to use.
+pub fn churn_of_two(store: &Store) -> Result<()> {
+    std::thread::scope(|scope| {
+        let both = [("left-", 0), ("right-", 100)].map(|(whose, first)| {
+            scope.spawn(move || (first..first + 9).try_for_each(|turn| one_turn(store, whose, turn)))
+        });
+        both.into_iter().try_for_each(|thread| thread.join().unwrap())
+    })
 }
 
 /// Says before each change what is about to change, and after it how it is now.
-fn one_turn(store: &Store, turn: u32) -> Result<()> {
+fn one_turn(store: &Store, whose: &str, turn: u32) -> Result<()> {
     let id = format!("{turn:064x}");
-    let app = format!("app:{}", turn % 3);
+    let app = format!("{whose}app:{}", turn % 3);
     mark(&format!("image/{app}"));
     let layers =
         if turn.is_multiple_of(2) { vec![base(), own(turn), top()] } else { vec![own(turn % 4), base()] };
@@ -39,7 +50,7 @@ fn one_turn(store: &Store, turn: u32) -> Result<()> {
     std::fs::create_dir(snapshot.upper.join("sums")).unwrap();
     std::fs::write(snapshot.upper.join("mine"), &text).unwrap();
     std::fs::write(snapshot.upper.join("sums/mine"), check::sums(&files)).unwrap();
-    let mine = format!("mine:{}", turn % 2);
+    let mine = format!("{whose}mine:{}", turn % 2);
     mark(&format!("image/{mine}"));
     let name = Some(Reference::parse(&mine).unwrap());
     let committed = store.commit(&id, &CommitOptions { name, ..CommitOptions::default() })?;

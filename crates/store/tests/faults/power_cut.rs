@@ -31,10 +31,10 @@ fn promised(words: &[Word], at: usize) -> BTreeMap<&str, Option<&str>> {
 }
 
 /// Lets a worker churn on a disk, with some of its syncs left out, and says what it promised when.
-fn churn(disk: &Disk, left_out: &[&str]) -> Vec<Word> {
+fn churn(disk: &Disk, how: &str, left_out: &[&str]) -> Vec<Word> {
     let mounted = disk.format();
     let scratch = tempfile::tempdir().unwrap();
-    let (scene, mut words) = (scene("churn"), Vec::new());
+    let (scene, mut words) = (scene(how), Vec::new());
     let variables = variables(scene, mounted.path(), After::Collect);
     let ended = watch(scratch.path(), mounted.path(), &variables, &mut |seen| match seen {
         Seen::Mark(text) => {
@@ -50,15 +50,25 @@ fn churn(disk: &Disk, left_out: &[&str]) -> Vec<Word> {
 
 #[test]
 fn what_was_promised_is_there_after_a_power_cut() {
+    cut_while("churn", 40);
+}
+
+#[test]
+fn what_two_were_promised_at_once_is_there_after_a_power_cut() {
+    cut_while("churn of two", 30);
+}
+
+/// Cuts the power so often while a worker churns, and looks at what is there.
+fn cut_while(how: &str, count: u64) {
     if !privileged() {
         return;
     }
     private_mounts();
     let Some(disk) = Disk::new() else { return };
-    let words = churn(&disk, &[]);
+    let words = churn(&disk, how, &[]);
     let number = |name: &str| std::env::var(name).ok().map(|n| n.parse::<u64>().unwrap());
     let seed = number(SEED).unwrap_or_else(|| u64::from(std::process::id()));
-    let count = number(CUTS).unwrap_or(40);
+    let count = number(CUTS).unwrap_or(count);
     let mut random = Random::new(seed);
     let mut power = disk.power();
     let mut cuts: Vec<usize> = (0..count).map(|_| random.below(power.events() + 1)).collect();
@@ -80,7 +90,7 @@ fn a_sync_that_is_left_out_is_noticed() {
         let noticed = std::thread::spawn(move || {
             private_mounts();
             let disk = Disk::new()?;
-            let words = churn(&disk, left_out);
+            let words = churn(&disk, "churn", left_out);
             let (mut power, mut random) = (disk.power(), Random::new(1));
             // Right after each promise.
             let mut promises = words.iter().filter(|word| word.text.contains('=')).map(|word| word.after);

@@ -35,6 +35,8 @@ pub struct Scene {
     pub repairs: bool,
     /// Whether [`CONTAINER`] runs all the while, mounted by somebody who is neither failed nor killed.
     pub running: bool,
+    /// Whether two do it at once: what one of them is told says nothing of the other's.
+    pub two: bool,
     /// Names that are listed whatever becomes of it.
     pub stay: &'static [&'static str],
 }
@@ -50,6 +52,7 @@ const PLAIN: Scene = Scene {
     act: |_| Ok(()),
     repairs: false,
     running: false,
+    two: false,
     stay: &["below:1"],
 };
 
@@ -110,11 +113,13 @@ fn discarding() -> Options {
     Options { discard_blobs: true, ..Options::default() }
 }
 
-/// A little of everything, again and again: for cutting the power.
+/// A little of everything, again and again, by one and by two: for cutting the power.
 const CHURN: Scene = Scene { name: "churn", before: |_| {}, act: crate::churn::churn, stay: &[], ..PLAIN };
+const CHURN_OF_TWO: Scene =
+    Scene { name: "churn of two", act: crate::churn::churn_of_two, two: true, ..CHURN };
 
 pub fn all() -> impl Iterator<Item = &'static Scene> {
-    SCENES.iter().chain([&CHURN])
+    SCENES.iter().chain([&CHURN, &CHURN_OF_TWO])
 }
 
 pub fn scene(name: &str) -> &'static Scene {

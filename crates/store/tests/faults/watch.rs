@@ -267,7 +267,10 @@ impl Supervisor<'_> {
             (self.decide)(Seen::Mark(mark));
             return Verdict::Pretend;
         }
-        if !paths.iter().any(|p| p.starts_with(self.watched)) {
+        // A rename that must replace nothing, and would, changes nothing (renameat2(2), RENAME_NOREPLACE).
+        let taken = || paths.get(1).is_some_and(|to| to.symlink_metadata().is_ok());
+        let refused = *name == "renameat2" && call.args[4] & 1 != 0 && taken();
+        if refused || !paths.iter().any(|p| p.starts_with(self.watched)) {
             return Verdict::Go;
         }
         (self.decide)(Seen::Step(&Step { call: name, thread: call.pid, paths, truncates }))
