@@ -265,6 +265,36 @@ impl Node {
         leaks::find(&self.dir, &self.cgroup).into_iter().collect()
     }
 
+    /// The same once shims are where they stay: that of a pod which was removed may still be ending, and where the unified hierarchy is
+    /// the only one, a new one enters its cgroup a second after its start.
+    #[track_caller]
+    pub fn settled_traces(&self) -> std::collections::BTreeSet<String> {
+        let pods = self.dir("state/pods");
+        let own = format!("{}/shims", self.cgroup);
+        crate::eventually(30, "shims are where they stay", || {
+            let there = leaks::names(&pods);
+            let of_nobody = |line: &str| !there.iter().any(|id| line.contains(id.as_str()));
+            if let Some(ending) = process::naming(&pods).iter().find(|(_, line)| of_nobody(line)) {
+                return Err(format!("{ending:?}"));
+            }
+            if let Some(pid) = cgroups::processes(&self.cgroup).into_iter().find(|pid| !process::runs(*pid)) {
+                return Err(format!("process {pid} has ended and is in a cgroup"));
+            }
+            for id in &there {
+                let read = |path: PathBuf| {
+                    std::fs::read_to_string(&path).map_err(|e| format!("{}: {e}", path.display()))
+                };
+                let shim = read(pods.join(id).join("shim.pid"))?;
+                let groups = read(Path::new("/proc").join(shim.trim()).join("cgroup"))?;
+                if !groups.lines().any(|group| group.ends_with(&own)) {
+                    return Err(groups);
+                }
+            }
+            Ok(())
+        });
+        self.traces()
+    }
+
     /// What is there because of the node must be the same as before; what ends by itself may take its time.
     #[track_caller]
     pub fn assert_traces(&self, before: &std::collections::BTreeSet<String>) {

@@ -9,16 +9,16 @@ use strata_e2e::node::{Node, container, pod, test};
 /// No call has as many steps.
 const MANY: usize = 2000;
 
-/// All that is there but the daemon.
-fn traces(node: &Node) -> BTreeSet<String> {
+/// What is there but the daemon.
+fn without_daemon(node: &Node, traces: BTreeSet<String>) -> BTreeSet<String> {
     let daemon = format!("process {}:", node.pid());
-    node.traces().into_iter().filter(|line| !line.starts_with(&daemon)).collect()
+    traces.into_iter().filter(|line| !line.starts_with(&daemon)).collect()
 }
 
 #[track_caller]
 fn nothing_is_left(node: &Node, before: &BTreeSet<String>, step: usize) {
     strata_e2e::eventually(30, "what was removed leaves nothing", || {
-        let now = traces(node);
+        let now = without_daemon(node, node.traces());
         if now == *before {
             return Ok(());
         }
@@ -35,7 +35,7 @@ fn of_a_pod() {
         // What the first pod makes, such as the bridge, is there from now on.
         let first = node.run_pod(&config);
         node.remove_pod(&first).unwrap();
-        let before = traces(node);
+        let before = without_daemon(node, node.settled_traces());
         let mut reached = [0; 3];
         for step in 1..MANY {
             let (id, made) = made_again(node, &steps, &config, step);
@@ -63,7 +63,7 @@ fn of_a_pod_when_one_thread_lags() {
         let config = pod(node, "lags");
         let first = node.run_pod(&config);
         node.remove_pod(&first).unwrap();
-        let before = traces(node);
+        let before = without_daemon(node, node.settled_traces());
         for step in 1..MANY {
             let (id, made) = made_again(node, &steps, &config, step);
             node.remove_pod(&id).unwrap();
@@ -108,7 +108,7 @@ fn of_a_container() {
         let wanted = container(node, "steps", "echo once; exec sleep 1000");
         let first = node.run_container(&pod_id, &config, &wanted);
         node.remove_container(&first).unwrap();
-        let before = traces(node);
+        let before = without_daemon(node, node.settled_traces());
         let mut reached = [0; 4];
         for step in 1..MANY {
             let created = steps.killed_at(step, || node.try_create(&pod_id, &config, &wanted));

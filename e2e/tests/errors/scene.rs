@@ -3,7 +3,7 @@
 use k8s_cri::v1::{self as cri, PodSandboxConfig};
 use std::collections::BTreeSet;
 use std::path::Path;
-use strata_e2e::node::{Node, container, leaks, pod, process};
+use strata_e2e::node::{Node, container, leaks, pod};
 use tonic::{Code, Status};
 
 /// An ID that nothing has.
@@ -74,23 +74,9 @@ impl<'a> Scene<'a> {
         let running = node.run_container(&pod_id, &config, &container(node, "running", "exec sleep 1000"));
         let exited = node.run_container(&pod_id, &config, &container(node, "exited", "true"));
         node.wait_exit(&exited);
-        let scene = Self { node, pod: config, pod_id, stopped_pod, created, running, exited };
-        strata_e2e::eventually(30, "the shims are where they stay", || scene.shims_are_settled());
-        scene
-    }
-
-    /// A pod is ready before its shim has entered its cgroup, and stopped before its shim has ended.
-    fn shims_are_settled(&self) -> Result<(), String> {
-        let pods = self.node.dir("state/pods");
-        if let Some(ending) = process::naming(&pods.join(&self.stopped_pod)).first() {
-            return Err(format!("{ending:?}"));
-        }
-        let read =
-            |path: &Path| std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()));
-        let shim = read(&pods.join(&self.pod_id).join("shim.pid"))?;
-        let groups = read(&Path::new("/proc").join(shim.trim()).join("cgroup"))?;
-        let own = format!("{}/shims", self.node.cgroup());
-        if groups.lines().any(|group| group.ends_with(&own)) { Ok(()) } else { Err(groups) }
+        // What is compared with what there is now.
+        node.settled_traces();
+        Self { node, pod: config, pod_id, stopped_pod, created, running, exited }
     }
 
     /// A container's configuration that works, changed.
