@@ -1,6 +1,7 @@
 //! What pods and containers are made of, as the kubelet asks for it and as their programs see it.
 
 mod devices;
+mod hooks;
 mod images;
 mod mounts;
 mod resources;

@@ -93,6 +93,11 @@ impl Node {
 
     async fn recover_pod(self: &Arc<Self>, pod: &Arc<Pod>) {
         let record = pod.record();
+        for container in self.containers.of_pod(pod.id()) {
+            if container.state() == ContainerState::Exited {
+                self.poststop_later(&container);
+            }
+        }
         if record.state == PodState::Discarding {
             // What says that it is unfinished goes with its files.
             if files::unfinished(pod.state_dir()) {

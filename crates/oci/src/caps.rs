@@ -75,9 +75,23 @@ pub fn by_name(name: &str) -> Option<u64> {
     NAMES.iter().position(|n| *n == bare).map(|n| 1 << n)
 }
 
+/// The names of the capabilities of a bit mask, with `CAP_`; those without a name are left out.
+pub fn names_of(mask: u64) -> Vec<String> {
+    let set = NAMES.iter().enumerate().filter(|(n, _)| mask & (1 << n) != 0);
+    set.map(|(_, name)| format!("CAP_{name}")).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mask_has_the_names_that_make_it() {
+        let names = names_of(default_mask());
+        assert_eq!(names.len(), DEFAULT.len());
+        assert!(names.iter().all(|name| DEFAULT.contains(&name.as_str())), "{names:?}");
+        assert!(names_of(1 << 63).is_empty());
+    }
 
     #[test]
     fn the_default_is_the_usual_mask() {

@@ -17,6 +17,11 @@ pub enum Report {
         /// Its ID in the caller's PID namespace.
         pid: i32,
     },
+    /// Everything is mounted, and the root not entered yet: it waits for a byte. Only with hooks.
+    Mounted {
+        /// Its ID in its own PID namespace.
+        pid: i32,
+    },
     /// Everything is set up. With a terminal, its master comes with this.
     Ready {
         /// What the node could not give.
@@ -71,7 +76,7 @@ impl Channel {
         }
     }
 
-    /// Lets a created container's program run.
+    /// Lets a child that waits go on: to its root with hooks, and then to its program.
     pub fn release(&self) -> strata_sys::Result<()> {
         frame::send(&self.socket, &[1], &[]).call(|| "send(start barrier)".into()).map(drop)
     }
@@ -106,6 +111,14 @@ impl ChildEnd {
             .map_err(|e| failure(FailureKind::Internal, "report the second stage", e))
     }
 
+    /// Says that everything is mounted.
+    pub(crate) fn mounted(&self) -> Result<(), Failure> {
+        let pid = rustix::process::getpid().as_raw_nonzero().get();
+        let envelope = Envelope { id: 0, fds: 0, body: Report::Mounted { pid } };
+        frame::write(&self.0, &envelope, &[])
+            .map_err(|e| failure(FailureKind::Internal, "report the mounts", e))
+    }
+
     /// Says that everything is set up.
     pub(crate) fn ready(&self, warnings: Vec<String>, master: Option<BorrowedFd<'_>>) -> Result<(), Failure> {
         let fds: Vec<BorrowedFd<'_>> = master.into_iter().collect();
@@ -132,7 +145,7 @@ impl ChildEnd {
         code
     }
 
-    /// Waits until the caller lets the program run; `false`: it has gone.
+    /// Waits until the caller lets it go on; `false`: it has gone.
     pub(crate) fn wait_for_release(&self) -> bool {
         let mut byte = [0];
         loop {

@@ -6,6 +6,7 @@ use crate::userns::{self, User};
 use crate::{Step, devices, identity, mounts, program, protect, rootfs};
 use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use strata_cgroup::{Group, Join};
 use strata_sys::CallExt;
 use strata_sys::clone::{Clone3, CloneFlags, clone3_keeping};
@@ -120,7 +121,7 @@ fn child(finish: &Finish<'_>, join: &Join, maps: &[Option<OwnedFd>]) -> Result<i
     context.namespaces.join()?;
     strata_sys::process::reset_signals().step(|| "signals".into())?;
     let sources = Sources::shared(&plan.mounts, maps)?;
-    strata_sys::mount::set_propagation(std::path::Path::new("/"), strata_sys::mount::Propagation::Slave)
+    strata_sys::mount::set_propagation(Path::new("/"), strata_sys::mount::Propagation::Slave)
         .step(|| "mount namespace".into())?;
 
     // Nobody's umask may change the modes of what is made from here on.
@@ -129,7 +130,7 @@ fn child(finish: &Finish<'_>, join: &Join, maps: &[Option<OwnedFd>]) -> Result<i
         return userns::first_stage(finish, user, sources);
     }
     let proc = identity::private_proc()?;
-    finish.run(rootfs::attach(&plan.rootfs)?, sources, None, &proc, Vec::new())
+    finish.run(rootfs::attach(&plan.rootfs, finish.place())?, sources, None, &proc, Vec::new())
 }
 
 /// From a root file system that is attached in a mount namespace of the container's own to its program.
@@ -142,6 +143,14 @@ pub(crate) struct Finish<'a> {
 }
 
 impl Finish<'_> {
+    /// Where the root file system is attached until it is entered.
+    ///
+    /// Over its own upper directory, which no bind mount may name, where nobody has to find it.
+    fn place(&self) -> &Path {
+        let hooks = self.plan.hooks.as_ref().map(|hooks| &hooks.root);
+        Path::new(hooks.unwrap_or(&self.plan.rootfs.upper))
+    }
+
     /// Returns only if it fails, or if nobody lets the program run. `nodes` are the devices, in a user namespace.
     pub(crate) fn run(
         &self,
@@ -163,10 +172,16 @@ impl Finish<'_> {
             false => None,
         };
         rootfs::make_working_directory(&root, &plan.process.cwd)?;
+        if plan.hooks.is_some() {
+            channel.mounted()?;
+            if !channel.wait_for_release() {
+                return Ok(1);
+            }
+        }
         rootfs::enter(&root, &plan.rootfs)?;
 
         protect::write_sysctls(proc, &plan.sysctls)?;
-        let inside = Root::open(std::path::Path::new("/")).step(|| "open the container's root".into())?;
+        let inside = Root::open(Path::new("/")).step(|| "open the container's root".into())?;
         protect::make_readonly(&inside, &plan.readonly_paths)?;
         protect::mask(&inside, &plan.masked_paths)?;
         if plan.rootfs.readonly {

@@ -13,7 +13,7 @@ use strata_sys::clone::{Clone3, CloneFlags, clone3_keeping};
 use strata_sys::path::Root;
 use strata_sys::tty;
 use strata_wire::message::Failure;
-use strata_wire::plan::ExecPlan;
+use strata_wire::plan::{ExecPlan, Process};
 
 /// What an exec is made with beside its plan.
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +35,7 @@ pub struct ExecContext<'a> {
 }
 
 /// The hierarchies in which an exec has a group of its own on v1: what a timeout kills by, and what counts processes.
-const CHILD_CONTROLLERS: [&str; 2] = ["freezer", "pids"];
+pub(crate) const CHILD_CONTROLLERS: [&str; 2] = ["freezer", "pids"];
 
 /// Makes the process, which sets itself up, reports, and runs its program at once.
 pub fn exec(plan: &ExecPlan, context: &ExecContext<'_>) -> Result<Spawned, Failure> {
@@ -103,37 +103,7 @@ fn set_up(
     channel: &ChildEnd,
     null: BorrowedFd<'_>,
 ) -> Result<Root, Failure> {
-    let mut warnings = Vec::new();
-    base.enter().step(|| "enter the container's cgroup".into())?;
-    if let Some(own) = own {
-        own.enter().step(|| "enter the exec's cgroup".into())?;
-    }
-    strata_sys::process::reset_signals().step(|| "signals".into())?;
-    let proc = identity::private_proc()?;
-    if let Some(user) = &context.user {
-        identity::set_oom_score_adj(&proc, plan.process.oom_score_adj.unwrap_or(0), &mut warnings)?;
-        identity::raise_rlimits(&plan.process.rlimits);
-        user.own_streams(context.streams.fds(), plan.process.uid)?;
-    }
-    // All at once, by the init's descriptor; the mount namespace brings the container's root with it.
-    let all = ThreadNameSpaceType::MOUNT
-        | ThreadNameSpaceType::CONTROL_GROUP
-        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::NETWORK;
-    rustix::thread::move_into_thread_name_spaces(context.init, all)
-        .call(|| format!("setns(pidfd, {all:?})"))
-        .step(|| "join the container's namespaces".into())?;
-    if let Some(user) = &context.user {
-        // After the others, which are entered with the host's rights; it takes those away.
-        let namespace = user.namespace.try_clone_to_owned().call(|| "dup".into());
-        let step = || "join the pod's user namespace".to_owned();
-        strata_sys::userns::become_root_in(&namespace.step(step)?).step(step)?;
-        identity::in_user_namespace(&plan.process, &mut warnings)?;
-    } else {
-        identity::before_barrier(&plan.process, &proc, &mut warnings)?;
-    }
-    rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;
+    let (proc, warnings) = join(&plan.process, context, (base, own))?;
     let pty = match plan.tty {
         false => {
             context.streams.install(null)?;
@@ -151,4 +121,45 @@ fn set_up(
     };
     channel.ready(warnings, pty.as_ref().map(|pty| pty.master.as_fd()))?;
     Ok(proc)
+}
+
+/// Moves the calling process, which is new, into the container: its cgroups, its namespaces, a session of its own. Gives a private
+/// proc, and what the node could not give.
+pub(crate) fn join(
+    process: &Process,
+    context: &ExecContext<'_>,
+    (base, own): (&Join, Option<&Join>),
+) -> Result<(Root, Vec<String>), Failure> {
+    let mut warnings = Vec::new();
+    base.enter().step(|| "enter the container's cgroup".into())?;
+    if let Some(own) = own {
+        own.enter().step(|| "enter the exec's cgroup".into())?;
+    }
+    strata_sys::process::reset_signals().step(|| "signals".into())?;
+    let proc = identity::private_proc()?;
+    if let Some(user) = &context.user {
+        identity::set_oom_score_adj(&proc, process.oom_score_adj.unwrap_or(0), &mut warnings)?;
+        identity::raise_rlimits(&process.rlimits);
+        user.own_streams(context.streams.fds(), process.uid)?;
+    }
+    // All at once, by the init's descriptor; the mount namespace brings the container's root with it.
+    let all = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::CONTROL_GROUP
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::NETWORK;
+    rustix::thread::move_into_thread_name_spaces(context.init, all)
+        .call(|| format!("setns(pidfd, {all:?})"))
+        .step(|| "join the container's namespaces".into())?;
+    if let Some(user) = &context.user {
+        // After the others, which are entered with the host's rights; it takes those away.
+        let namespace = user.namespace.try_clone_to_owned().call(|| "dup".into());
+        let step = || "join the pod's user namespace".to_owned();
+        strata_sys::userns::become_root_in(&namespace.step(step)?).step(step)?;
+        identity::in_user_namespace(process, &mut warnings)?;
+    } else {
+        identity::before_barrier(process, &proc, &mut warnings)?;
+    }
+    rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;
+    Ok((proc, warnings))
 }

@@ -6,6 +6,8 @@
 //! ```text
 //!  caller (shim)                     child
 //!     │ ── clone3 ───────────────────▶ │ enter cgroups, join namespaces, mounts, pivot_root, …
+//!     │ ◀─ Mounted ──────────────────── │ (only with hooks,
+//!     │ ── one byte: go on ───────────▶ │  before pivot_root)
 //!     │ ◀─ Ready{warnings} [+ master] ─ │ (or Failed, and it exits)
 //!     │ ── one byte: go ─────────────▶ │ user, capabilities, seccomp, execve      (exec: does not wait for it)
 //!     │ ◀─ end of file ─────────────── │ execve has closed the channel: the program runs
@@ -15,6 +17,7 @@
 //! If the caller goes away before the byte, the child exits.
 //!
 //! * [`create`], [`exec`]: the two ways to make a process.
+//! * [`hook`]: a program of the node's at a point of a container's life.
 //! * `rootfs`, `mounts`, `image`, `devices`, `protect`: the file system, from layers to masked paths.
 //! * `identity`: limits, user, capabilities, labels, seccomp.
 //! * `program`: finding and running it.
@@ -24,6 +27,7 @@ mod child;
 mod create;
 mod devices;
 mod exec;
+mod hook;
 mod identity;
 mod image;
 mod init;
@@ -36,6 +40,7 @@ mod userns;
 pub use child::{Channel, Report, Spawned, StandardFds, exit_code};
 pub use create::{CreateContext, Namespaces, create};
 pub use exec::{ExecContext, exec};
+pub use hook::{Place, hook};
 pub use init::reaping_init;
 pub use userns::User;
 

@@ -36,18 +36,40 @@ pub(crate) fn run(plan: &Process, proc: &Root, channel: BorrowedFd<'_>) -> Failu
     }
 }
 
+/// As [`run`], for the program at a path, whatever its name in argv.
+pub(crate) fn run_file(path: &str, plan: &Process, proc: &Root, channel: BorrowedFd<'_>) -> Failure {
+    match prepare(plan, proc, channel) {
+        Ok(_) => become_file(path, plan),
+        Err(failure) => failure,
+    }
+}
+
+/// Becomes the program at a path, with the rights that this process has; returns only what failed.
+pub(crate) fn become_file(path: &str, plan: &Process) -> Failure {
+    match (Command::new(plan), CString::new(path)) {
+        (Ok(command), Ok(file)) => refused(path, &process::execve(&file, &command.argv, &command.envp)),
+        (Err(failure), _) => failure,
+        (_, Err(e)) => failure(FailureKind::Invalid, "program", e),
+    }
+}
+
 struct Command {
     argv: Vec<CString>,
     envp: Vec<CString>,
 }
 
+impl Command {
+    fn new(plan: &Process) -> Result<Self, Failure> {
+        let strings = |texts: &[String], what: &str| -> Result<Vec<CString>, Failure> {
+            let bad = |e| failure(FailureKind::Invalid, what, e);
+            texts.iter().map(|t| CString::new(t.as_bytes()).map_err(bad)).collect()
+        };
+        Ok(Self { argv: strings(&plan.args, "arguments")?, envp: strings(&plan.env, "environment")? })
+    }
+}
+
 fn prepare(plan: &Process, proc: &Root, channel: BorrowedFd<'_>) -> Result<Command, Failure> {
-    let strings = |texts: &[String], what: &str| -> Result<Vec<CString>, Failure> {
-        let bad = |e| failure(FailureKind::Invalid, what, e);
-        texts.iter().map(|t| CString::new(t.as_bytes()).map_err(bad)).collect()
-    };
-    let command =
-        Command { argv: strings(&plan.args, "arguments")?, envp: strings(&plan.env, "environment")? };
+    let command = Command::new(plan)?;
     // A directory that only root may enter is entered as root, as the user sees it afterwards.
     let as_root = rustix::process::chdir(plan.cwd.as_str());
     // Nothing of the host's may leak into the program: all but the standard streams close at execve(2), the channel

@@ -14,11 +14,10 @@ const VOLATILE_MARK: &str = "work/incompat/volatile";
 
 /// Mounts the overlay and attaches it in this mount namespace.
 ///
-/// Mounts can be attached to a detached one only since Linux 6.15, so it needs a place: over its own upper directory,
-/// which no bind mount may name.
-pub(crate) fn attach(rootfs: &Rootfs) -> Result<Root, Failure> {
+/// Mounts can be attached to a detached one only since Linux 6.15, so it needs a place.
+pub(crate) fn attach(rootfs: &Rootfs, at: &Path) -> Result<Root, Failure> {
     let merged = overlay(rootfs, &rootfs.lowers).mount(Attrs::default());
-    place(explain(rootfs, merged)?, Path::new(&rootfs.upper))
+    place(explain(rootfs, merged)?, at)
 }
 
 /// The overlay, detached, over mounts of its layers.

@@ -255,8 +255,9 @@ fn second_stage(
     warnings: Vec<String>,
 ) -> Result<i32, Failure> {
     let proc = identity::private_proc().map_err(of_covered)?;
-    // Any directory that everybody may look up will do: it goes with the old root.
-    let root = rootfs::place(merged, Path::new("/proc"))?;
+    // Any directory that everybody may look up will do: it goes with the old root. Hooks are told of theirs.
+    let at = finish.plan.hooks.as_ref().map_or("/proc", |hooks| &hooks.root);
+    let root = rootfs::place(merged, Path::new(at))?;
     finish.run(root, sources, Some(nodes), &proc, warnings)
 }
 

@@ -2,6 +2,8 @@
 //!
 //! ```text
 //!   Creating ──Ready──▶ Created ──Start──▶ Starting ──exec'd──▶ Running
+//!    │  │ Mounted, with hooks
+//!    │  └▶ Prepared ──Continue──▶ (Creating)
 //!      │ Failed/deadline   │ killed           │ Failed             │ init ends
 //!      ▼                   ▼                  ▼                    ▼
 //!   (forgotten)        Draining ◀─────────────┴────────────────────┘
@@ -10,26 +12,27 @@
 //!                       Exited ──Remove──▶ (forgotten once its cgroup is empty)
 //! ```
 
+mod ended;
 mod removal;
 
 use crate::clock;
-use crate::log::Stream;
+use crate::hooks::HookRun;
 use crate::poll::Token;
 use crate::requests::{call_failed, failure, unknown};
 use crate::shim::{Owed, Shim, TICK};
 use crate::streams::Streams;
-use std::ffi::OsString;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 use strata_cgroup::Group;
 use strata_runtime::{Channel, CreateContext, Report};
-use strata_sys::process::{self, Exited};
+use strata_sys::process;
 use strata_wire::attach::AttachFrame;
 use strata_wire::frame::FrameError;
+use strata_wire::hooks::Point;
 use strata_wire::message::{Failure, FailureKind};
 use strata_wire::plan::PidMode;
 use strata_wire::state::{ContainerState, ExitRecord, Phase};
-use strata_wire::{ContainerPlan, Event, Reply};
+use strata_wire::{ContainerPlan, Reply};
 
 /// How long setting a container up may take if its plan does not say.
 const CREATE_FOR: Duration = Duration::from_secs(120);
@@ -39,12 +42,23 @@ const DRAIN_FOR: Duration = Duration::from_secs(1);
 
 /// Where a container stands; the module's head draws it.
 #[derive(Debug)]
-enum Stage {
-    Creating { reply: Owed, until: Instant },
+pub(crate) enum Stage {
+    Creating {
+        reply: Owed,
+        until: Instant,
+    },
+    /// Hooks of the node's namespaces run, and `stratad` says when the others may.
+    Prepared {
+        until: Instant,
+    },
     Created,
-    Starting { reply: Owed },
+    Starting {
+        reply: Owed,
+    },
     Running,
-    Draining { until: Instant },
+    Draining {
+        until: Instant,
+    },
     Exited,
 }
 
@@ -61,8 +75,12 @@ pub(crate) struct Container {
     pub(crate) streams: Streams,
     /// The client whose input ends standard input, if the plan says that the first one's does.
     pub(crate) first_attached: Option<u32>,
-    channel: Option<Channel>,
-    stage: Stage,
+    pub(crate) channel: Option<Channel>,
+    pub(crate) stage: Stage,
+    /// The hook that runs.
+    pub(crate) hook: Option<HookRun>,
+    /// Its init's ID as itself has it; 0: not known.
+    pub(crate) inner_pid: i32,
     started_at: i64,
     exit: Option<ExitRecord>,
     /// The exit code of a program that could not be run.
@@ -74,11 +92,14 @@ pub(crate) struct Container {
 impl Container {
     pub(crate) fn deadline(&self) -> Option<Instant> {
         let stage = match self.stage {
-            Stage::Creating { until, .. } | Stage::Draining { until } => Some(until),
+            Stage::Creating { until, .. } | Stage::Prepared { until } | Stage::Draining { until } => {
+                Some(until)
+            }
             _ => None,
         };
+        let hook = self.hook.as_ref().and_then(|hook| hook.deadline);
         let removing = self.removing.as_ref().map(|_| Instant::now() + TICK);
-        stage.into_iter().chain(removing).min()
+        stage.into_iter().chain(hook).chain(removing).min()
     }
 
     pub(crate) fn draining(&self) -> bool {
@@ -92,7 +113,7 @@ impl Container {
     /// As clients see it; one that is still being created is not there yet.
     pub(crate) fn state(&self) -> Option<ContainerState> {
         let phase = match self.stage {
-            Stage::Creating { .. } => return None,
+            Stage::Creating { .. } | Stage::Prepared { .. } => return None,
             Stage::Created | Stage::Starting { .. } => Phase::Created,
             Stage::Running | Stage::Draining { .. } => Phase::Running,
             Stage::Exited => Phase::Exited,
@@ -179,10 +200,7 @@ impl Shim {
                 return Err(failure);
             }
         };
-        let allowed = match plan.create_timeout_ms {
-            0 => CREATE_FOR,
-            ms => Duration::from_millis(ms),
-        };
+        let until = Instant::now() + allowed(&plan);
         let container = Container {
             plan,
             group,
@@ -192,7 +210,9 @@ impl Shim {
             streams,
             first_attached: None,
             channel: Some(spawned.channel),
-            stage: Stage::Creating { reply, until: Instant::now() + allowed },
+            stage: Stage::Creating { reply, until },
+            hook: None,
+            inner_pid: 0,
             started_at: 0,
             exit: None,
             failed: None,
@@ -209,8 +229,11 @@ impl Shim {
             let message = format!("container {id} is not waiting to be started");
             return Err(failure(FailureKind::WrongState, "start", message));
         };
-        channel.release().map_err(|e| call_failed("start", &e))?;
+        if container.first_hook(Point::StartContainer).is_none() {
+            channel.release().map_err(|e| call_failed("start", &e))?;
+        }
         container.stage = Stage::Starting { reply };
+        self.begin_hooks(number, Point::StartContainer);
         Ok(())
     }
 
@@ -222,6 +245,7 @@ impl Shim {
             match channel.receive() {
                 Ok(None) => return,
                 Ok(Some((Report::Moved { pid }, fds))) => self.container_moved(id, pid, fds),
+                Ok(Some((Report::Mounted { pid }, _))) => self.container_mounted(id, pid),
                 Ok(Some((Report::Ready { warnings }, fds))) => self.container_ready(id, warnings, fds),
                 Ok(Some((Report::Failed(failure), _))) => return self.container_failed(id, failure),
                 Err(FrameError::Closed) => return self.container_closed_channel(id),
@@ -259,15 +283,23 @@ impl Shim {
         let Some(container) = self.containers.get_mut(&id) else { return };
         container.channel = None;
         let _ = process::pidfd_send_signal(&container.pidfd, 9);
+        let leftover = container.hook.take().map(|hook| hook.give_up(id));
+        self.leftovers.extend(leftover.flatten());
         match container.stage {
-            Stage::Creating { reply, .. } => {
+            Stage::Creating { .. } | Stage::Prepared { .. } => {
+                let reply = match container.stage {
+                    Stage::Creating { reply, .. } => Some(reply),
+                    _ => None,
+                };
                 if self.namespaces.user.is_some() {
                     // There may be another process that is not known yet, of the second stage.
                     let _ = container.group.kill_now();
                 }
                 let removing = container.removing.take();
                 self.containers.remove(&id);
-                self.reply(reply, Reply::Error(failed));
+                if let Some(reply) = reply {
+                    self.reply(reply, Reply::Error(failed));
+                }
                 for removal in removing.into_iter().flat_map(|(owed, _)| owed) {
                     self.reply(removal, Reply::Ok);
                 }
@@ -284,6 +316,10 @@ impl Shim {
     fn container_closed_channel(&mut self, id: u32) {
         let Some(container) = self.containers.get_mut(&id) else { return };
         match container.stage {
+            Stage::Starting { .. } if container.hook.is_some() => {
+                let message = "it was killed while its hooks ran";
+                self.container_failed(id, failure(FailureKind::WrongState, "start", message));
+            }
             Stage::Starting { reply } => {
                 container.channel = None;
                 container.started_at = clock::now();
@@ -291,7 +327,7 @@ impl Shim {
                 let started_at = container.started_at;
                 self.reply(reply, Reply::Started { started_at });
             }
-            Stage::Creating { .. } => {
+            Stage::Creating { .. } | Stage::Prepared { .. } => {
                 let message = "the process died without saying why; the node may be out of memory, or the \
                     container's cgroup has been killed before and must be made anew";
                 self.container_failed(id, failure(FailureKind::Internal, "create the container", message));
@@ -301,77 +337,11 @@ impl Shim {
         }
     }
 
-    /// The init has been reaped.
-    pub(crate) fn container_ended(&mut self, id: u32, how: Exited, buffer: &mut [u8]) {
-        // What it said last may not have been read yet.
-        let pid = self.containers.get(&id).map(|c| c.pid);
-        self.container_reported(id);
-        if self.containers.get(&id).is_none_or(|c| pid != Some(c.pid)) {
-            // It was the first stage, which has just told that another process goes on.
-            return;
-        }
-        let oom_killed = self.oom_killed(id);
-        let Some(container) = self.containers.get_mut(&id) else { return };
-        container.pid = 0;
-        container.channel = None;
-        if container.plan.pid != PidMode::Container {
-            // No kernel kills the rest of a PID namespace that is not the container's own.
-            let _ = container.group.kill_now();
-        }
-        // What could not be run may have been killed before it could exit by itself.
-        let how = container.failed.map_or(how, Exited::Code);
-        let signal = match how {
-            Exited::Signal { signal, .. } => Some(signal),
-            Exited::Code(_) => None,
-        };
-        container.exit = Some(ExitRecord {
-            id: container.plan.id.clone(),
-            exit_code: how.shell_code(),
-            signal,
-            started_at: container.started_at,
-            finished_at: clock::now(),
-            oom_killed,
-            log_bytes_dropped: 0,
-        });
-        container.stage = Stage::Draining { until: Instant::now() + DRAIN_FOR };
-        for stream in [Stream::Stdout, Stream::Stderr] {
-            self.output(id, stream, buffer);
-        }
-        self.finish_if_drained(id);
-    }
-
-    pub(crate) fn finish_if_drained(&mut self, id: u32) {
-        if self.containers.get(&id).is_some_and(|c| c.draining() && c.streams.ended()) {
-            self.finish(id);
-        }
-    }
-
-    /// All output is in the log: the exit record is written, then announced.
-    fn finish(&mut self, id: u32) {
-        let Some(container) = self.containers.get_mut(&id) else { return };
-        container.streams.close();
-        let log = container.streams.log.take().map(|mut log| {
-            log.finish();
-            log.lost()
-        });
-        container.stage = Stage::Exited;
-        let Some(exit) = &mut container.exit else { return };
-        exit.log_bytes_dropped = log.unwrap_or(0);
-        let (exit, name) = (exit.clone(), OsString::from(format!("{}.exit", exit.id)));
-        // Encoding plain fields cannot fail; a state directory that is gone or full leaves the event.
-        if let Ok(json) = serde_json::to_vec(&exit) {
-            let _ = strata_sys::durable::write_file_volatile(&self.state_dir, &name, &json, 0o600);
-        }
-        self.tell_attached(id, &AttachFrame::Exit(exit.exit_code), |_| true);
-        self.announce(&Event::Exited(exit));
-        self.continue_removal(id, Instant::now());
-    }
-
     /// A container's deadline has passed, or its removal is to be looked at again.
     pub(crate) fn container_due(&mut self, id: u32, now: Instant) {
         let Some(container) = self.containers.get(&id) else { return };
         match container.stage {
-            Stage::Creating { until, .. } if until <= now => {
+            Stage::Creating { until, .. } | Stage::Prepared { until } if until <= now => {
                 let waiting = strata_cgroup::control::describe(container.pid);
                 let message = format!("the deadline has passed; {waiting}");
                 self.container_failed(id, failure(FailureKind::Timeout, "create the container", message));
@@ -379,6 +349,15 @@ impl Shim {
             Stage::Draining { until } if until <= now => self.finish(id),
             _ => {}
         }
+        self.hook_due(id, now);
         self.continue_removal(id, now);
+    }
+}
+
+/// How long setting a container up may take, and how long its hooks before its program.
+pub(crate) fn allowed(plan: &ContainerPlan) -> Duration {
+    match plan.create_timeout_ms {
+        0 => CREATE_FOR,
+        ms => Duration::from_millis(ms),
     }
 }

@@ -47,7 +47,14 @@ pub(crate) struct Leftover {
 const LEFTOVERS_FOR: Duration = Duration::from_secs(2);
 
 /// The hierarchies in which an exec gets a group of its own on v1.
-const CONTROLLERS: [&str; 2] = ["freezer", "pids"];
+pub(crate) const CONTROLLERS: [&str; 2] = ["freezer", "pids"];
+
+impl Leftover {
+    /// A group that is empty in a moment.
+    pub(crate) fn of(container: u32, group: Group) -> Self {
+        Self { container, group, until: Instant::now() + LEFTOVERS_FOR }
+    }
+}
 
 /// What names a child cgroup: never a path.
 fn valid_id(id: &str) -> bool {
@@ -123,8 +130,8 @@ impl Shim {
             let Some(channel) = &mut exec.channel else { return };
             let failed = match channel.receive() {
                 Ok(None) => return,
-                // A process joins what is there: it has one stage.
-                Ok(Some((Report::Moved { .. }, _))) => continue,
+                // A process joins what is there: it has one stage, and mounts nothing.
+                Ok(Some((Report::Moved { .. } | Report::Mounted { .. }, _))) => continue,
                 Ok(Some((Report::Ready { .. }, mut fds))) => {
                     (exec.master, exec.ready) = (fds.pop(), true);
                     continue;

@@ -4,7 +4,7 @@
 //! ```text
 //!            ┌────────────── epoll ──────────────┐
 //!  listener ─┤ accept           connections ─────┤ requests, attach frames   (conn, requests, attach)
-//!  signalfd ─┤ reap → containers, execs          │                           (containers, execs)
+//!  signalfd ─┤ reap → containers, execs, hooks   │                           (containers, execs, hooks)
 //!  channels ─┤ children's reports                │
 //!  streams  ─┤ output → log, attached clients    │                           (streams, log)
 //!  deadline ─┤ create and exec timeouts, drains  │                           (containers, execs)
@@ -16,6 +16,7 @@ mod clock;
 mod conn;
 mod containers;
 mod execs;
+mod hooks;
 mod joined;
 mod log;
 mod oom;

@@ -28,6 +28,8 @@ pub(crate) enum Token {
     Stderr(u32),
     /// A container's standard input can take more.
     Stdin(u32),
+    /// What a container's hook writes.
+    Hook(u32),
 }
 
 impl Token {
@@ -42,6 +44,7 @@ impl Token {
             Self::Stdout(id) => (6, id),
             Self::Stderr(id) => (7, id),
             Self::Stdin(id) => (8, id),
+            Self::Hook(id) => (9, id),
         };
         kind << 32 | u64::from(id)
     }
@@ -58,6 +61,7 @@ impl Token {
             6 => Self::Stdout(id),
             7 => Self::Stderr(id),
             8 => Self::Stdin(id),
+            9 => Self::Hook(id),
             _ => return None,
         })
     }

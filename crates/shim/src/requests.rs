@@ -84,6 +84,7 @@ impl Shim {
                 Ok(Some(self.state()))
             }
             Request::Create(plan) => self.create(owed, *plan).map(|()| None),
+            Request::Continue { id } => self.continue_creation(owed, &id).map(|()| None),
             Request::Start { id } => self.start(owed, &id).map(|()| None),
             Request::Signal { id, signal, all } => self.signal(&id, signal, all).map(|()| Some(Reply::Ok)),
             Request::Remove { id } => self.remove(owed, &id).map(|()| None),

@@ -157,6 +157,7 @@ impl Shim {
             Token::Conn(id) => self.client_ready(id, buffer),
             Token::Container(id) => self.container_reported(id),
             Token::Exec(id) => self.exec_reported(id),
+            Token::Hook(id) => self.hook_said(id),
             Token::Stdout(id) => {
                 self.output_ready(id, Stream::Stdout, ready.gone, buffer);
                 self.input_writable(id);
@@ -203,6 +204,8 @@ impl Shim {
             self.container_ended(id, how, buffer);
         } else if let Some(id) = self.execs.iter().find(|(_, e)| e.pid == pid).map(|(id, _)| *id) {
             self.exec_ended(id, how);
+        } else if let Some(id) = self.hook_of(pid) {
+            self.hook_ended(id, how);
         } else if self.pause.as_ref().is_some_and(|p| p.pid == pid) {
             // The kernel has killed every process of the namespace with it.
             self.pause = None;

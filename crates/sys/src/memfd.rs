@@ -1,9 +1,9 @@
-//! Files in memory that nobody can change any more (memfd_create(2)).
+//! Files in memory (memfd_create(2)): programs that nobody can change any more, and input.
 
 use crate::error::{CallExt, Result};
 use rustix::fs::{MemfdFlags, SealFlags};
 use std::fs::File;
-use std::io::Write;
+use std::io::{Seek, Write};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -23,6 +23,21 @@ pub fn sealed(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
     let mut file = File::from(fd);
     file.write_all(bytes).call(|| format!("write(memfd {name:?}, {} bytes)", bytes.len()))?;
     seal(&file, name)?;
+    Ok(file.into())
+}
+
+/// A file in memory with this content, at its beginning: for a program that reads it on its standard input, all of it and without
+/// anybody who writes. Sealing could take a while, and whoever is given it may write into it.
+pub fn filled(name: &str, bytes: &[u8]) -> Result<OwnedFd> {
+    let create = |flags| rustix::fs::memfd_create(name, flags);
+    // MFD_NOEXEC_SEAL came with Linux 6.3.
+    let fd = create(MemfdFlags::CLOEXEC | MemfdFlags::NOEXEC_SEAL)
+        .or_else(|e| if e == rustix::io::Errno::INVAL { create(MemfdFlags::CLOEXEC) } else { Err(e) })
+        .call(|| format!("memfd_create({name:?})"))?;
+    let mut file = File::from(fd);
+    file.write_all(bytes)
+        .and_then(|()| file.rewind())
+        .call(|| format!("write(memfd {name:?}, {} bytes)", bytes.len()))?;
     Ok(file.into())
 }
 
@@ -53,6 +68,12 @@ mod tests {
         assert!(anew.write(b"x").is_err());
         drop(anew);
         assert!(std::process::Command::new(path).status().unwrap().success());
+    }
+
+    #[test]
+    fn a_filled_file_is_read_from_its_beginning() {
+        let fd = filled("text", b"content").unwrap();
+        assert_eq!(std::io::read_to_string(File::from(fd)).unwrap(), "content");
     }
 
     #[test]

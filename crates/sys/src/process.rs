@@ -180,6 +180,26 @@ pub fn execve(path: &CStr, argv: &[CString], envp: &[CString]) -> Error {
         .unwrap_or(Error::new("execve", Errno::IO))
 }
 
+/// Prepares a command for a program that is waited for by the thread that starts it: it is killed when that thread ends
+/// (prctl(2), PR_SET_PDEATHSIG), and with it when this process does, and it inherits no descriptor but its standard streams.
+pub fn bind_to_thread(command: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    let parent = rustix::process::getpid();
+    let bind = move || {
+        // SAFETY: descriptors are marked close-on-exec rather than closed: what the standard library has open here stays usable.
+        cvt(unsafe { libc::syscall(libc::SYS_close_range, 3, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) })?;
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+        // It may have ended before.
+        match rustix::process::getppid() == Some(parent) {
+            true => Ok(()),
+            false => Err(Errno::SRCH.into()),
+        }
+    };
+    // SAFETY: the closure makes system calls and allocates nothing: it takes no lock that another thread of the parent may have
+    // held when it was copied.
+    unsafe { command.pre_exec(bind) };
+}
+
 /// Blocks no signal and gives every signal its default action again, as a new program expects.
 pub fn reset_signals() -> Result<()> {
     // The kernel's struct sigaction: handler, flags, restorer and mask are all zero for the default action.

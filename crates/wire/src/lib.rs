@@ -19,18 +19,23 @@
 //!
 //! * [`plan`]: what the daemon has prepared for the shim: no OCI spec, no name that must be looked up.
 //! * [`message`]: requests, replies, events.
+//! * [`hooks`]: programs that are run at points of a container's life.
 //! * [`attach`]: the frames of an attached connection.
 //! * [`frame`]: encoding, with descriptors, for blocking and event-driven callers.
 //! * [`state`]: what the shim leaves in `/run/strata` for a daemon that was not there.
 
 pub mod attach;
 pub mod frame;
+pub mod hooks;
 pub mod message;
 pub mod plan;
 pub mod state;
 
 /// The protocol's newest version.
-pub const VERSION: u32 = 1;
+///
+/// * 1: the first.
+/// * 2: hooks ([`ContainerPlan::hooks`](plan::ContainerPlan::hooks)), which a shim of version 1 would pass over in silence.
+pub const VERSION: u32 = 2;
 
 /// The oldest version that is still spoken. It goes up only when no pod can be left that was begun by a release before it.
 pub const OLDEST: u32 = 1;

@@ -32,8 +32,15 @@ pub enum Request {
     Subscribe,
     /// Answered by [`Reply::State`].
     State,
-    /// Sets a container up to the barrier before its program; answered by [`Reply::Created`].
+    /// Sets a container up to the barrier before its program; answered by [`Reply::Created`]. One whose plan has hooks is set up to
+    /// the one before `pivot_root`; answered by [`Reply::Prepared`].
     Create(Box<ContainerPlan>),
+    /// Goes on with a container with hooks, whose creation has been answered by [`Reply::Prepared`]; answered by
+    /// [`Reply::Created`]. Since version 2.
+    Continue {
+        /// The container.
+        id: String,
+    },
     /// Lets a created container's program run; answered by [`Reply::Started`] once execve(2) has succeeded.
     Start {
         /// The container.
@@ -129,7 +136,12 @@ pub enum Reply {
         /// The reaping init of a shared PID namespace.
         pause_pid: Option<i32>,
     },
-    /// To [`Request::Create`].
+    /// To [`Request::Create`] of a plan with hooks.
+    Prepared {
+        /// The container's process, in the shim's PID namespace.
+        pid: i32,
+    },
+    /// To [`Request::Create`], or to [`Request::Continue`].
     Created {
         /// The container's init, in the shim's PID namespace.
         pid: i32,

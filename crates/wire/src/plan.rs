@@ -119,6 +119,9 @@ pub struct ContainerPlan {
     /// How long setting the container up may take before the shim kills it, in milliseconds; 0: two minutes.
     #[serde(default)]
     pub create_timeout_ms: u64,
+    /// Its hooks, if it has any; not for a shim that speaks a version before [`crate::hooks::SINCE`].
+    #[serde(default)]
+    pub hooks: Option<crate::hooks::Hooks>,
 }
 
 /// An overlay of read-only layers and one writable one.

@@ -48,6 +48,7 @@ pub fn find(dir: &Path, cgroup: &str) -> Vec<String> {
         ("root/pods", "pod record"),
         ("root/containers", "container record"),
         ("state/pods", "pod's state"),
+        ("state/bundles", "container's bundle"),
         ("netns", "network namespace"),
     ] {
         found.extend(names(&dir.join(below)).into_iter().map(|name| format!("{what} {name}")));

@@ -20,9 +20,10 @@ fn install(node: &Node) {
                 ],
                 "env": ["GPU=zero"], "additionalGids": [4242],
             } },
-            { "name": "hooked", "containerEdits": {
-                "hooks": [{ "hookName": "createContainer", "path": "/usr/bin/vendor-hook" }],
+            { "name": "lost", "containerEdits": {
+                "hooks": [{ "hookName": "createContainer", "path": "/usr/bin/no-such-hook" }],
             } },
+            { "name": "rdt", "containerEdits": { "intelRdt": { "closID": "x" } } },
             { "name": "gone", "containerEdits": { "deviceNodes": [{ "path": "/dev/no-such-gpu" }] } },
         ],
         "containerEdits": { "mounts": [
@@ -89,13 +90,31 @@ fn devices_that_cannot_be_had_are_named() {
         let pod_id = node.run_pod(&pod(node, "none"));
         for (name, code, why) in [
             ("vendor.example/gpu=9", Code::InvalidArgument, "not known"),
-            ("vendor.example/gpu=hooked", Code::Unimplemented, "/usr/bin/vendor-hook"),
+            ("vendor.example/gpu=rdt", Code::Unimplemented, "intelRdt"),
             ("vendor.example/gpu=gone", Code::InvalidArgument, "/dev/no-such-gpu"),
             ("gpu0", Code::InvalidArgument, "vendor/class=name"),
         ] {
             let (found, message) =
                 refused(node, &pod_id, "none", |config| config.cdi_devices = vec![device(name)]);
             assert!(found == code && message.contains(why) && message.contains(name), "{found:?} {message}");
+        }
+        let (code, message) = refused(node, &pod_id, "none", |config| {
+            config.cdi_devices = vec![device("vendor.example/gpu=lost")];
+        });
+        assert!(code == Code::Internal && message.contains("/usr/bin/no-such-hook"), "{code:?} {message}");
+        // What is wrong with a hook is found out before anything is run.
+        for (from, to, why) in [
+            ("createContainer", "preCreate", "hookName \"preCreate\" is not known"),
+            ("/usr/bin/no-such-hook", "no-such-hook", "must be absolute"),
+        ] {
+            let file = node.dir("cdi/gpu.json");
+            let good = std::fs::read_to_string(&file).unwrap();
+            std::fs::write(&file, good.replace(from, to)).unwrap();
+            let (code, message) = refused(node, &pod_id, "none", |config| {
+                config.cdi_devices = vec![device("vendor.example/gpu=lost")];
+            });
+            assert!(code == Code::InvalidArgument && message.contains(why), "{code:?} {message}");
+            std::fs::write(&file, good).unwrap();
         }
         let (code, message) = refused(node, &pod_id, "none", |config| {
             config.annotations.insert("cdi.k8s.io/x".into(), "vendor.example/gpu=8".into());

@@ -1,12 +1,13 @@
-//! From a device's edits to nodes, rules and mounts as a shim is given them.
+//! From a device's edits to nodes, rules, mounts and hooks as they are carried out.
 
 use super::Changes;
-use super::spec::{Edits, Mount, Node};
+use super::spec::{Edits, Hook, Mount, Node};
 use crate::container::plan::devices::{node_of, rule};
 use crate::container::plan::mounts::check_propagation;
 use crate::container::plan::user::User;
 use crate::error::{Error, Result};
 use std::path::Path;
+use strata_wire::hooks;
 use strata_wire::plan::{self, MountAttrs, MountKind, Propagation};
 
 /// A node's permission bits if neither the file nor the host says any.
@@ -37,17 +38,23 @@ pub(super) fn apply(edits: &Edits, user: &User, changes: &mut Changes) -> Result
         changes.injected.mounts.retain(|m| m.target != mount.target);
         changes.injected.mounts.push(mount);
     }
+    changes.injected.hooks.extend(edits.hooks.iter().filter_map(hook));
     Ok(())
+}
+
+/// A hook of a file that has been checked.
+fn hook(wanted: &Hook) -> Option<hooks::Hook> {
+    Some(hooks::Hook {
+        point: wanted.point()?,
+        path: wanted.path.clone(),
+        args: wanted.args.clone(),
+        env: wanted.env.clone(),
+        timeout: wanted.timeout.unwrap_or(0),
+    })
 }
 
 /// Leaving something out that a device needs would let its program fail later, in ways that are hard to explain.
 fn refuse_unbuilt(edits: &Edits) -> Result<()> {
-    if let Some(hook) = edits.hooks.first() {
-        return Err(Error::unimplemented(format!(
-            "it needs the {} hook {}, and hooks are not run; use a specification without hooks",
-            hook.hook_name, hook.path
-        )));
-    }
     if edits.intel_rdt.is_some() {
         return Err(Error::unimplemented("it needs intelRdt (resctrl), which is not built"));
     }
@@ -211,6 +218,22 @@ mod tests {
     }
 
     #[test]
+    fn hooks_are_kept_in_their_order() {
+        let changes = applied(
+            r#"{"hooks": [
+                {"hookName": "poststop", "path": "/bin/clean", "timeout": 3},
+                {"hookName": "createContainer", "path": "/bin/link", "args": ["link", "a::b"], "env": ["X=1"]}
+            ]}"#,
+        )
+        .unwrap();
+        let said: Vec<String> = changes.injected.hooks.iter().map(ToString::to_string).collect();
+        assert_eq!(said, ["poststop hook /bin/clean", "createContainer hook /bin/link"]);
+        let [clean, link] = changes.injected.hooks.as_slice() else { panic!("{changes:?}") };
+        assert_eq!((clean.timeout, clean.argv()), (3, ["/bin/clean".to_owned()].as_slice()));
+        assert_eq!((link.timeout, link.env.as_slice()), (0, ["X=1".to_owned()].as_slice()));
+    }
+
+    #[test]
     fn what_is_missing_or_not_built_is_an_error_that_names_it() {
         for (edits, kind, names) in [
             (r#"{"deviceNodes":[{"path":"/dev/no-such"}]}"#, Kind::InvalidArgument, "/dev/no-such"),
@@ -230,11 +253,6 @@ mod tests {
                 r#"{"mounts":[{"hostPath":"x","containerPath":"/x","type":"nfs"}]}"#,
                 Kind::InvalidArgument,
                 "nfs",
-            ),
-            (
-                r#"{"hooks":[{"hookName":"createContainer","path":"/bin/hook"}]}"#,
-                Kind::Unimplemented,
-                "/bin/hook",
             ),
             (r#"{"intelRdt":{"closID":"x"}}"#, Kind::Unimplemented, "intelRdt"),
             (r#"{"netDevices":[{"hostInterfaceName":"x","name":"y"}]}"#, Kind::Unimplemented, "netDevices"),

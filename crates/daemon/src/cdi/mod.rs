@@ -1,7 +1,7 @@
 //! The Container Device Interface: devices that a vendor describes in files (CNCF TAG, container-device-interface, SPEC.md).
 //!
 //! ```text
-//!   names of CRI's field and of annotations ─▶ find.rs ─▶ edits ─▶ edits.rs ─▶ environment, groups, nodes, rules, mounts
+//!   names of CRI's field and of annotations ─▶ find.rs ─▶ edits ─▶ edits.rs ─▶ environment, groups, nodes, rules, mounts, hooks
 //!   files of runtime.cdi_spec_dirs ─▶ spec.rs ─┘
 //! ```
 //!
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use strata_api::cri;
 use strata_cgroup::DeviceRule;
+use strata_wire::hooks::Hook;
 use strata_wire::plan::{Device, Mount};
 
 /// What devices add to a container, decided when it is created and kept in its record.
@@ -29,6 +30,8 @@ pub(crate) struct Injected {
     pub(crate) rules: Vec<DeviceRule>,
     /// Mounts.
     pub(crate) mounts: Vec<Mount>,
+    /// Hooks, in order. They come from the node's files only: neither an image nor a request can bring one.
+    pub(crate) hooks: Vec<Hook>,
 }
 
 /// What devices change in a container.
@@ -47,7 +50,7 @@ pub(crate) struct Changes {
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a device that is not known or whose parts are missing,
-/// [`Unimplemented`](crate::error::Kind::Unimplemented) for one that needs hooks, resctrl or network devices.
+/// [`Unimplemented`](crate::error::Kind::Unimplemented) for one that needs resctrl or network devices.
 pub(crate) fn changes(
     config: &cri::ContainerConfig,
     directories: &[PathBuf],

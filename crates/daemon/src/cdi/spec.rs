@@ -4,6 +4,7 @@ use crate::regular;
 use serde::{Deserialize, Deserializer};
 use std::collections::BTreeMap;
 use std::path::Path;
+use strata_wire::hooks::Point;
 
 /// The most bytes of a file that are read.
 const MAX_SIZE: u64 = 4 << 20;
@@ -86,10 +87,17 @@ pub(super) struct Mount {
 
 /// A program to be run at a point of the container's life.
 #[derive(Clone, Debug, Default, Deserialize)]
-#[serde(rename_all = "camelCase", default)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
 pub(super) struct Hook {
+    /// The point, as the OCI runtime specification names it.
     pub(super) hook_name: String,
     pub(super) path: String,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) args: Vec<String>,
+    #[serde(deserialize_with = "nullable")]
+    pub(super) env: Vec<String>,
+    /// Seconds.
+    pub(super) timeout: Option<u32>,
 }
 
 /// `null`, as an empty key of YAML is, stands for nothing.
@@ -171,10 +179,8 @@ impl Spec {
 
 impl Edits {
     fn check(&self) -> Result<(), String> {
-        if let Some(bad) = self.env.iter().find(|e| e.find('=').is_none_or(|at| at == 0) || e.contains('\0'))
-        {
-            return Err(format!("environment variable {bad:?} is not NAME=value"));
-        }
+        check_variables(&self.env)?;
+        self.hooks.iter().try_for_each(Hook::check)?;
         for node in &self.device_nodes {
             let letters = node.permissions == "none" || node.permissions.chars().all(|c| "rwm".contains(c));
             if !node.path.starts_with('/') || !["", "b", "c", "u", "p"].contains(&node.r#type.as_str()) {
@@ -197,6 +203,38 @@ impl Edits {
             }
             None => Ok(()),
         }
+    }
+}
+
+impl Hook {
+    fn check(&self) -> Result<(), String> {
+        let Some(point) = self.point() else {
+            let known: Vec<_> = Point::ALL.into_iter().map(Point::name).collect();
+            return Err(format!("hookName {:?} is not known: {} are", self.hook_name, known.join(", ")));
+        };
+        let bad = |why: String| Err(format!("{} hook {:?}: {why}", point.name(), self.path));
+        if !self.path.starts_with('/') {
+            return bad("its path must be absolute".into());
+        }
+        if self.args.iter().chain([&self.path]).any(|text| text.contains('\0')) {
+            return bad("a null character in its path or arguments".into());
+        }
+        if self.timeout == Some(0) {
+            return bad("its timeout must be more than 0 seconds".into());
+        }
+        check_variables(&self.env).or_else(bad)
+    }
+
+    /// When it runs.
+    pub(super) fn point(&self) -> Option<Point> {
+        Point::of_name(&self.hook_name)
+    }
+}
+
+fn check_variables(env: &[String]) -> Result<(), String> {
+    match env.iter().find(|e| e.find('=').is_none_or(|at| at == 0) || e.contains('\0')) {
+        Some(bad) => Err(format!("environment variable {bad:?} is not NAME=value")),
+        None => Ok(()),
     }
 }
 
@@ -256,6 +294,34 @@ mod tests {
                 (edits.env.as_slice(), edits.additional_gids.as_slice()),
                 (["GPU=all".to_owned()].as_slice(), [44].as_slice())
             );
+        }
+    }
+
+    #[test]
+    fn hooks_are_checked() {
+        let spec = |hook: &str| {
+            format!(
+                r#"{{"cdiVersion":"0.3.0","kind":"a/b","devices":[{{"name":"x","containerEdits":{{"hooks":[{hook}]}}}}]}}"#
+            )
+        };
+        let good =
+            r#"{"hookName":"createContainer","path":"/bin/h","args":["h","-x"],"env":["A=b"],"timeout":5}"#;
+        let parsed = Spec::parse(&spec(good), true).unwrap();
+        let hook = &parsed.devices[0].container_edits.hooks[0];
+        assert_eq!((hook.point(), hook.args.len(), hook.timeout), (Some(Point::CreateContainer), 2, Some(5)));
+        for (from, to, wrong) in [
+            ("createContainer", "preCreate", "preCreate"),
+            ("createContainer", "", "hookName"),
+            ("/bin/h", "bin/h", "absolute"),
+            ("/bin/h", "", "absolute"),
+            ("\"-x\"", "\"\\u0000\"", "null character"),
+            ("A=b", "A", "NAME=value"),
+            (":5", ":0", "timeout"),
+            (":5", ":-1", "-1"),
+            ("\"env\"", "\"environment\"", "environment"),
+        ] {
+            let error = Spec::parse(&spec(&good.replacen(from, to, 1)), true).unwrap_err();
+            assert!(error.contains(wrong), "{to}: {error}");
         }
     }
 

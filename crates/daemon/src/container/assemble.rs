@@ -67,6 +67,7 @@ impl Node {
             // What can be started again is mounted again, which `volatile` forbids.
             volatile: pod.origin() == Origin::Kubernetes,
             runs: 0,
+            poststop_owed: false,
             complete: true,
             config,
             extras,
@@ -169,6 +170,7 @@ impl Node {
                 log_max_line: self.config.limits.log_line,
             },
             create_timeout_ms: self.config.limits.create_timeout.saturating_mul(1000),
+            hooks: self.hooks_of(record),
         })
     }
 

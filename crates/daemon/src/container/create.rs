@@ -141,12 +141,17 @@ impl Node {
         let shim = container.pod().need_shim()?;
         let deadline = Duration::from_millis(plan.create_timeout_ms) + crate::shim::PROMPT;
         let revived = container.state() == ContainerState::Exited;
-        // At once: what is recorded without being there is found out at the next start of stratad.
-        let create = shim.call(Request::Create(Box::new(plan)), deadline);
-        let (answer, written) = tokio::join!(create, self.put_container(container));
+        let (answer, written) = if plan.hooks.is_some() {
+            (self.create_with_hooks(container, plan, deadline).await, Ok(()))
+        } else {
+            // At once: what is recorded without being there is found out at the next start of stratad.
+            let create = shim.call(Request::Create(Box::new(plan)), deadline);
+            let (answer, written) = tokio::join!(create, self.put_container(container));
+            (answer.map_err(Error::from), written)
+        };
         // Its own process is in its cgroup now, or never will be.
         drop(held);
-        let pid = match answer.map_err(Error::from)? {
+        let pid = match answer? {
             Reply::Created { pid, warnings } => {
                 for warning in warnings {
                     self.warn_once(&warning);

@@ -3,12 +3,14 @@
 //! * [`state`]: the states, and what changes them.
 //! * [`record`]: what is kept on disk.
 //! * [`create`], [`assemble`], [`start`], [`stop`], [`remove`], [`exec`]: the operations.
+//! * [`hooks`]: programs that are run at points of its life.
 //! * [`plan`]: policy, as the numbers and paths that a shim is given.
 
 pub(crate) mod assemble;
 mod create;
 mod deaf;
 pub(crate) mod exec;
+mod hooks;
 pub(crate) mod plan;
 pub(crate) mod record;
 mod remove;
@@ -36,6 +38,8 @@ pub(crate) struct Container {
     live: watch::Sender<Live>,
     /// One start, pause, update or removal at a time.
     pub(crate) turn: tokio::sync::Mutex<()>,
+    /// Its poststop hooks are run once.
+    hooks: tokio::sync::Mutex<()>,
 }
 
 /// What changes while a container lives.
@@ -104,6 +108,7 @@ impl Container {
             record: Mutex::new(Arc::new(record)),
             live: watch::Sender::new(live),
             turn: tokio::sync::Mutex::default(),
+            hooks: tokio::sync::Mutex::default(),
         })
     }
 

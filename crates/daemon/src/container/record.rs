@@ -58,6 +58,9 @@ pub(crate) struct ContainerRecord {
     /// How often its program has been let loose.
     #[serde(default)]
     pub(crate) runs: u32,
+    /// Whether its poststop hooks have to be run: from before the first hook of a run on, until they have ended.
+    #[serde(default)]
+    pub(crate) poststop_owed: bool,
     /// Whether creation has ended: a record without it is of a half-made container.
     #[serde(default)]
     pub(crate) complete: bool,

@@ -112,14 +112,24 @@ impl Node {
             }
         }
         let group = self.group(&container.record().cgroup)?;
-        let (node, own) = (self.clone(), id.clone());
-        blocking(move || {
+        let (node, owed) = (self.clone(), container.record().poststop_owed);
+        let end = move || {
             // Without its shim it is ours to kill.
             group.kill().map_err(|e| Error::internal(e.to_string()))?;
-            node.drop_group(&group)?;
-            Ok(node.store.remove_container(&own)?)
-        })
-        .await?;
+            node.drop_group(&group)
+        };
+        let (node, record) = (self.clone(), container.record());
+        let remove = move || {
+            node.drop_bundle(&record);
+            Ok(node.store.remove_container(&record.id)?)
+        };
+        if owed {
+            blocking(end).await?;
+            self.poststop(container).await;
+            blocking(remove).await?;
+        } else {
+            blocking(move || end().and_then(|()| remove())).await?;
+        }
         let _ = std::fs::remove_file(container.pod().state_dir().join(format!("{id}.exit")));
         self.containers.forget(&id);
         if known {

@@ -44,7 +44,11 @@ impl Node {
         let shim = container.pod().need_shim()?;
         // Durable before anybody is told: after a power cut it is known that the program ran.
         container.edit(|r| r.runs += 1);
-        let start = shim.call(Request::Start { id: container.id().to_owned() }, EXEC);
+        let mut deadline = EXEC;
+        if !container.record().injected.hooks.is_empty() {
+            deadline += self.time_of_hooks();
+        }
+        let start = shim.call(Request::Start { id: container.id().to_owned() }, deadline);
         let (started, written) = tokio::join!(start, self.put_container(container));
         // The shim's time, which its exit record says too.
         let started_at = match started {
@@ -58,7 +62,14 @@ impl Node {
             Err(_) if container.state() == ContainerState::Exited => {}
             other => drop(other?),
         }
-        written
+        written?;
+        if let Err(e) = self.poststart(container).await {
+            if let Err(left) = self.stop_found_container(container, Duration::ZERO, None).await {
+                tracing::warn!(container = short(container.id()), error = %left, "cannot be ended after its hook failed");
+            }
+            return Err(e.context(format!("container {}", short(container.id()))));
+        }
+        Ok(())
     }
 
     /// Sets up a container of the strata command that has ended, its pod included.
@@ -67,6 +78,8 @@ impl Node {
         if container.state() != ContainerState::Exited || pod.origin() != Origin::Strata {
             return Ok(());
         }
+        // The last run's.
+        self.poststop(container).await;
         let _alone = pod.gate.write().await;
         if pod.state() == PodState::Ready && pod.shim().is_some() {
             let shim = pod.need_shim()?;

@@ -241,6 +241,7 @@ impl Node {
             ),
             Err(e) => tracing::debug!(error = %e, "exit"),
         }
+        self.poststop_later(container);
         self.clean_up_after(container);
         written.is_ok()
     }

@@ -218,6 +218,7 @@ mod tests {
             cgroup: String::new(),
             volatile: false,
             runs: 1,
+            poststop_owed: false,
             complete: true,
         };
         let mut live = Live::at(ContainerState::Exited);

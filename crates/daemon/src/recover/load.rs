@@ -98,6 +98,7 @@ impl Node {
         // The store has put their files away.
         loaded.lost_containers.extend_from_slice(self.store.lost_containers());
         self.forget_strange_seccomp();
+        self.forget_strange_bundles();
         loaded.pods = pods.into_values().collect();
         Ok(loaded)
     }

@@ -77,6 +77,8 @@ pub(crate) struct Shim {
     next: AtomicU64,
     closed: watch::Sender<bool>,
     pid: i32,
+    /// What is spoken with it.
+    version: u32,
     socket: PathBuf,
 }
 
@@ -109,11 +111,14 @@ impl Shim {
             next: AtomicU64::new(1),
             closed: watch::Sender::new(false),
             pid: 0,
+            version: 0,
             socket: dir.join(SOCKET),
         };
         let mut decoder = Decoder::default();
         match tokio::time::timeout(PROMPT, shim.greet(&mut decoder, Request::hello())).await {
-            Ok(Ok(Reply::Hello { pod_id: theirs, pid, .. })) if theirs == pod_id => shim.pid = pid,
+            Ok(Ok(Reply::Hello { pod_id: theirs, pid, version })) if theirs == pod_id => {
+                (shim.pid, shim.version) = (pid, version);
+            }
             Ok(Ok(Reply::Hello { pod_id: theirs, .. })) => {
                 return Err(ShimError::Unexpected(format!("it is pod {theirs}'s")));
             }
@@ -191,6 +196,11 @@ impl Shim {
     /// The shim's process ID, as it says.
     pub(crate) fn pid(&self) -> i32 {
         self.pid
+    }
+
+    /// The version of the protocol that it and this daemon speak.
+    pub(crate) fn version(&self) -> u32 {
+        self.version
     }
 
     /// Where its socket is.
