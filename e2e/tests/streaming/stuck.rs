@@ -21,6 +21,14 @@ fn listen(node: &Node, pod: &str, port: u16) -> TcpListener {
     inside(node, pod).run(|| TcpListener::bind(("127.0.0.1", port))).unwrap()
 }
 
+fn accept(listener: &TcpListener) -> TcpStream {
+    listener.set_nonblocking(true).unwrap();
+    let (stream, _) =
+        eventually(30, "the pod is connected to", || listener.accept().map_err(|e| e.to_string()));
+    stream.set_nonblocking(false).unwrap();
+    stream
+}
+
 /// Counts what a connection brings, with a pause after each so many bytes.
 fn slowly(mut stream: TcpStream) -> io::Result<usize> {
     let (mut buffer, mut all) = (vec![0; 128 << 10], 0);
@@ -60,10 +68,10 @@ fn one_that_is_never_read_does_not_stop_the_others() {
             idle.write_all(b"x").unwrap();
             idle.read_exact(&mut [0]).unwrap();
             let mut stuck = connect(node, 17001);
-            let stuck_inside = never.accept().unwrap().0;
+            let stuck_inside = accept(&never);
             let stuck = std::thread::spawn(move || stuck.write_all(&vec![0; ENDLESS]));
             let mut uploading = connect(node, 17002);
-            let slow_inside = slow.accept().unwrap().0;
+            let slow_inside = accept(&slow);
             let counted = std::thread::spawn(|| slowly(slow_inside));
             let uploaded = std::thread::spawn(move || uploading.write_all(&vec![0; 8 << 20]));
             let much = vec![b'x'; 4 << 20];
@@ -95,7 +103,7 @@ fn one_that_is_alone_is_waited_for() {
         let listener = listen(node, &pod, 7001);
         let _forward = Forward::start(node, "spdy", &pod, &["17001:7001"]);
         let mut alone = connect(node, 17001);
-        let mut inside = listener.accept().unwrap().0;
+        let mut inside = accept(&listener);
         let written = std::thread::spawn(move || alone.write_all(&vec![7; ENDLESS]));
         std::thread::sleep(Duration::from_secs(3));
         assert!(!written.is_finished());
@@ -115,7 +123,7 @@ fn a_port_of_plain_channels_is_given_up_alone() {
         let url = node.cri(async |mut c| c.port_forward(request).await).unwrap().url;
         let mut client = Client::connect(node, &url, "v4.channel.k8s.io");
         let mut writing = client.another();
-        let _kept = never.accept().unwrap();
+        let _kept = accept(&never);
         let written = std::thread::spawn(move || {
             for _ in 0..ENDLESS >> 20 {
                 writing.write(0, &[0; 1 << 20])?;
