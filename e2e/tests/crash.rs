@@ -291,6 +291,39 @@ fn a_shim_that_lives_and_is_silent_at_the_start_keeps_its_pod() {
 }
 
 #[test]
+fn a_silent_shim_goes_with_its_pod_also_where_nothing_runs() {
+    test(|node| {
+        node.pull("busybox");
+        let idle = |name: &str| {
+            let config = pod(node, name);
+            let pod_id = node.run_pod(&config);
+            let id = node.run_container(&pod_id, &config, &container(node, "c", "true"));
+            node.wait_exit(&id);
+            let shim = Pid::from_raw(node.shim(&pod_id));
+            kill(shim, Signal::SIGSTOP).unwrap();
+            (pod_id, shim)
+        };
+        let gone = |shim: Pid| {
+            strata_e2e::eventually(10, "its shim goes too", || match process::runs(shim.as_raw()) {
+                true => Err("it is there".to_owned()),
+                false => Ok(()),
+            });
+        };
+        let (stopped, removed) = (idle("stopped"), idle("removed"));
+        node.crash();
+        node.stop_pod(&stopped.0).unwrap();
+        gone(stopped.1);
+        node.remove_pod(&stopped.0).unwrap();
+        node.remove_pod(&removed.0).unwrap();
+        gone(removed.1);
+        // It was connected when it fell silent.
+        let (known, shim) = idle("known");
+        node.remove_pod(&known).unwrap();
+        gone(shim);
+    });
+}
+
+#[test]
 fn a_second_daemon_is_refused() {
     test(|node| {
         let stratad = format!("/proc/{}/exe", node.pid());

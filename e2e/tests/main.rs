@@ -35,3 +35,4 @@ mod unhurried;
 mod unified;
 mod userns;
 mod walk;
+mod wire;

@@ -25,11 +25,10 @@ use crate::error::{Error, Result};
 use crate::ids::{is_id, now};
 use crate::net::Held;
 use crate::node::Node;
-use crate::pod::run::shim_lives;
 use crate::pod::state::{Change, PodState};
 use crate::pod::{Pod, files, short};
 use crate::request::Origin;
-use crate::shim::{Connected, Shim};
+use crate::shim::{Connected, Shim, process};
 use crate::tasks::blocking;
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -58,7 +57,7 @@ impl Node {
                     tracing::error!(pod = short(pod.id()), "recovery takes too long; it is cut short");
                     match pod.state() {
                         PodState::Discarding => node.discard_pod(&pod).await,
-                        PodState::Ready if shim_lives(pod.state_dir()) => node.follow_later(&pod),
+                        PodState::Ready if process::lives(pod.state_dir()) => node.follow_later(&pod),
                         _ => node.pod_lost(&pod).await,
                     }
                 }
@@ -121,8 +120,9 @@ impl Node {
                 }
             }
             // It may be slow, or of a release that speaks otherwise: its containers run.
-            Err(e) if record.state == PodState::Ready && shim_lives(pod.state_dir()) => {
-                tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim lives but is not connected");
+            Err(e) if record.state == PodState::Ready && process::lives(pod.state_dir()) => {
+                tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim lives but is not connected; trying again");
+                pod.set_apart(e.to_string());
                 self.follow_later(pod);
             }
             Err(e) => {

@@ -113,7 +113,8 @@ impl Shim {
     fn hello(&self, oldest: u32, newest: u32) -> Result<Option<Reply>, Failure> {
         let version = agree(oldest, newest).ok_or_else(|| {
             let message = format!(
-                "this shim speaks versions {OLDEST} to {VERSION}, the client {oldest} to {newest}; restart the pod to renew it"
+                "this shim speaks versions {OLDEST} to {VERSION} of the protocol, stratad or strata {oldest} to {newest}: its pod runs \
+                 on; make the pod anew, or install a release that speaks one of them"
             );
             failure(FailureKind::Invalid, "hello", message)
         })?;

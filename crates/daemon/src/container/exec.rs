@@ -43,6 +43,7 @@ impl Node {
     ) -> Result<(PathBuf, ExecPlan)> {
         let container = self.find_container(id)?;
         self.settled(container.pod()).await?;
+        container.known()?;
         let live = container.live();
         if !live.running() {
             return Err(Error::precondition(format!("container {} is not running", container.id())));

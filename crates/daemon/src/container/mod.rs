@@ -148,9 +148,10 @@ impl Container {
             return Ok(());
         }
         let text = format!(
-            "container {}: its pod's shim has not answered since stratad was started; stratad goes on trying, or stop or \
+            "container {}: its pod's shim has not answered since stratad was started ({}); stratad goes on trying, or stop or \
              remove the pod",
-            short(self.id())
+            short(self.id()),
+            self.pod().apart()
         );
         Err(Error::new(Kind::Unavailable, text))
     }

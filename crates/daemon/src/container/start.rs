@@ -130,6 +130,7 @@ impl Node {
             node.revive(&own).await
         })
         .await?;
+        container.known()?;
         if !matches!(container.state(), ContainerState::Created | ContainerState::Running) {
             return Err(Error::precondition(format!("container {id} is not running")));
         }

@@ -21,6 +21,7 @@ fn checked(wanted: Wanted) -> Result<Wanted> {
 async fn running(node: &Arc<Node>, id: &str) -> Result<Arc<Container>> {
     let container = containers::own(node, id)?;
     node.settled(container.pod()).await?;
+    container.known()?;
     if !container.live().running() {
         return Err(Error::precondition(format!("container {id} is not running")));
     }

@@ -4,7 +4,7 @@ use super::state::{Change, PodState};
 use super::{ExecEnd, Pod, short};
 use crate::container::state::ContainerState;
 use crate::node::Node;
-use crate::shim::{Connected, Shim};
+use crate::shim::{Connected, Shim, process};
 use std::sync::Arc;
 use std::time::Duration;
 use strata_wire::Event;
@@ -53,7 +53,6 @@ impl Node {
     /// The connection has gone, but perhaps not the shim. Nothing is made or started meanwhile: what the shim has told would
     /// be older than that.
     async fn find_shim_again(self: &Arc<Self>, pod: &Arc<Pod>) -> Option<mpsc::UnboundedReceiver<Event>> {
-        let mut said = String::new();
         loop {
             let alone = pod.gate.write().await;
             if pod.going().is_cancelled() || pod.state() != PodState::Ready {
@@ -67,11 +66,10 @@ impl Node {
                     self.clean_up_ended(pod);
                     return Some(events);
                 }
-                Err(e) if super::run::shim_lives(pod.state_dir()) => {
+                Err(e) if process::lives(pod.state_dir()) => {
                     // It may go on so for days.
-                    if said != e.to_string() {
+                    if pod.set_apart(e.to_string()) {
                         tracing::warn!(pod = short(pod.id()), error = %e, "the pod's shim does not answer; trying again");
-                        said = e.to_string();
                     }
                 }
                 Err(e) => {

@@ -54,6 +54,8 @@ pub(crate) struct Pod {
     /// Whether its removal is still to be told: it has been ready once.
     shown: AtomicBool,
     shim: Mutex<Option<Arc<Shim>>>,
+    /// Why there was no connection to it when one was last tried.
+    apart: Mutex<String>,
     /// Whether recovery has dealt with it; at once for a new pod.
     settled: watch::Sender<bool>,
     /// Cancelled when the pod goes down, so that nothing waits for what will not come.
@@ -131,6 +133,7 @@ impl Pod {
             events,
             shown: AtomicBool::new(shown),
             shim: Mutex::default(),
+            apart: Mutex::new("there has been no connection yet".into()),
             settled: watch::Sender::new(settled),
             going: Mutex::default(),
             execs: Mutex::default(),
@@ -270,7 +273,7 @@ impl Pod {
     /// [`Kind::Unavailable`] while there is none.
     pub(crate) fn need_shim(&self) -> Result<Arc<Shim>> {
         self.shim().ok_or_else(|| {
-            let text = format!("pod {}: its shim is not connected", short(&self.id));
+            let text = format!("pod {}: its shim is not connected: {}", short(&self.id), self.apart());
             Error::new(Kind::Unavailable, text)
         })
     }
@@ -278,6 +281,19 @@ impl Pod {
     /// Takes a new connection to its shim, or lets the old one go.
     pub(crate) fn set_shim(&self, shim: Option<Arc<Shim>>) {
         *self.shim.lock().unwrap_or_else(PoisonError::into_inner) = shim;
+    }
+
+    /// Why its shim was not connected when that was last tried.
+    pub(crate) fn apart(&self) -> String {
+        self.apart.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes that; `true` if it is another reason than before.
+    pub(crate) fn set_apart(&self, why: String) -> bool {
+        let mut apart = self.apart.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *apart != why;
+        *apart = why;
+        changed
     }
 
     /// Says that recovery has dealt with it.

@@ -15,7 +15,7 @@ use crate::ids::{new_id, now};
 use crate::net::AttachRequest;
 use crate::node::Node;
 use crate::request::{NetworkMode, Origin, PodRequest};
-use crate::shim::{Connected, Shim};
+use crate::shim::{Connected, Shim, process};
 use crate::tasks::blocking;
 use futures_util::FutureExt;
 use std::path::{Path, PathBuf};
@@ -281,7 +281,7 @@ impl Node {
                 }
                 // It listens from the start, but may end before it takes the connection.
                 Err(e) if begun.elapsed() > SHIM_START => return Err(self.explain_shim(pod, Error::from(e))),
-                Err(_) if !shim_lives(pod.state_dir()) => {
+                Err(_) if !process::lives(pod.state_dir()) => {
                     let gone = Error::internal("the pod's shim ended at once");
                     return Err(self.explain_shim(pod, gone));
                 }
@@ -320,28 +320,6 @@ impl Node {
             Ok(store.put_record(RecordKind::Pod, &record.id, &json)?)
         })
         .await
-    }
-}
-
-/// Whether the process that a pod's directory names runs, and is its shim: its ID may be another's by now. One that has
-/// ended has no command line.
-pub(crate) fn shim_lives(dir: &Path) -> bool {
-    let Ok(pid) = std::fs::read_to_string(dir.join("shim.pid")) else { return false };
-    let line = std::fs::read(Path::new("/proc").join(pid.trim()).join("cmdline")).unwrap_or_default();
-    let plan = dir.join("plan.json");
-    line.split(|b| *b == 0).any(|word| word == plan.as_os_str().as_encoded_bytes())
-}
-
-/// Kills the shim of a pod's state directory, if it lives.
-pub(super) fn kill_shim(dir: &Path) {
-    let pid = std::fs::read_to_string(dir.join("shim.pid")).ok().and_then(|text| text.trim().parse().ok());
-    let Some(pid) = pid.and_then(rustix::process::Pid::from_raw) else { return };
-    // Held first: its number may not become another's between the look and the signal.
-    let Ok(held) = rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty()) else { return };
-    if shim_lives(dir)
-        && let Err(e) = rustix::process::pidfd_send_signal(held, rustix::process::Signal::KILL)
-    {
-        tracing::warn!(shim = pid.as_raw_nonzero(), error = %e, "the pod's shim cannot be killed");
     }
 }
 

@@ -5,6 +5,7 @@ use super::state::{Change, PodState};
 use crate::container::state::ContainerState;
 use crate::error::Result;
 use crate::node::Node;
+use crate::shim::process;
 use crate::tasks::detached;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,10 +57,8 @@ impl Node {
         let containers: Vec<_> =
             self.containers.of_pod(pod.id()).into_iter().filter(|c| live(c.state())).collect();
         let Some(shim) = pod.shim() else {
-            // One that lives and cannot be told to leave would be there for ever.
-            if !containers.is_empty() {
-                super::run::kill_shim(pod.state_dir());
-            }
+            // Before it can tell of ends that it wakes up to.
+            process::kill(pod.state_dir());
             for container in containers {
                 self.declare_dead(&container, "the pod was stopped while its shim was gone").await;
             }

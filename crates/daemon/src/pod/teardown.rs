@@ -8,6 +8,7 @@ use crate::cgroups::names;
 use crate::error::{Error, Result};
 use crate::net::{DetachRequest, Provider};
 use crate::node::Node;
+use crate::shim::process;
 use crate::tasks::blocking;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -54,11 +55,16 @@ impl Node {
     /// writable layers stay.
     pub(crate) async fn take_down(self: &Arc<Self>, pod: &Arc<Pod>) -> Result<()> {
         if let Some(shim) = pod.shim() {
-            if let Err(e) = shim.done(Request::Shutdown, SHUTDOWN).await {
-                tracing::warn!(pod = short(pod.id()), error = %e, "shim did not shut down; killing what is left");
+            match shim.done(Request::Shutdown, SHUTDOWN).await {
+                Ok(()) => process::let_go(pod.state_dir()),
+                Err(e) => {
+                    tracing::warn!(pod = short(pod.id()), error = %e, "shim did not shut down; killing what is left");
+                }
             }
             pod.set_shim(None);
         }
+        // One that lives and cannot be told to leave would be there for ever.
+        process::kill(pod.state_dir());
         let (node, own) = (self.clone(), pod.clone());
         blocking(move || node.kill_groups(&own)).await?;
         self.detach(pod).await?;

@@ -1,7 +1,8 @@
-//! The daemon's side of shims: starting them ([`spawn`]), talking to them ([`client`]), and
-//! sessions with a container's streams ([`session`]).
+//! The daemon's side of shims: starting them ([`spawn`]), talking to them ([`client`]), sessions with a container's streams
+//! ([`session`]), and what becomes of those that do not answer ([`process`]).
 
 pub(crate) mod client;
+pub(crate) mod process;
 mod session;
 pub(crate) mod spawn;
 

@@ -1,6 +1,7 @@
 //! Starting shims: one sealed copy of the binary per daemon, a listening socket handed down as descriptor 3.
 
 use super::client::SOCKET;
+use super::process;
 use crate::error::{Error, Result};
 use nix::spawn::{PosixSpawnAttr, PosixSpawnFileActions, PosixSpawnFlags};
 use rustix::fs::{Mode, OFlags};
@@ -86,7 +87,7 @@ impl Spawner {
         self.children.add(child);
         durable::write_file_volatile(
             &dir_fd,
-            "shim.pid".as_ref(),
+            process::PID.as_ref(),
             pid.as_raw().to_string().as_bytes(),
             0o600,
         )?;

@@ -40,6 +40,7 @@ pub(super) async fn run(node: &Arc<Node>, container: &str, wanted: Wanted, mut s
 async fn begin(node: &Arc<Node>, id: &str, wanted: Wanted) -> Result<ShimSession> {
     let container = node.find_container(id)?;
     node.settled(container.pod()).await?;
+    container.known()?;
     if !container.live().running() {
         return Err(Error::precondition(format!("container {} is not running", short(container.id()))));
     }
