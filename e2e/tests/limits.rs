@@ -63,6 +63,43 @@ fn limits_reach_the_kernel() {
 }
 
 #[test]
+fn what_was_not_limited_is_not_limited_by_an_update_that_is_refused() {
+    test(|node| {
+        node.pull("busybox");
+        let config = pod(node, "whole");
+        let pod_id = node.run_pod(&config);
+        let id = node.run_container(&pod_id, &config, &container(node, "c", "exec sleep 1000"));
+        let read = || {
+            [
+                ["cpu.cfs_quota_us", "cpu.max"],
+                ["cpu.shares", "cpu.weight"],
+                ["memory.limit_in_bytes", "memory.max"],
+                ["cpuset.cpus", "cpuset.cpus.effective"],
+            ]
+            .map(|files| cgroups::read(node.cgroup(), &id, files))
+        };
+        let before = read();
+        let update = cri::UpdateContainerResourcesRequest {
+            container_id: id.clone(),
+            linux: Some(cri::LinuxContainerResources {
+                cpu_shares: 77,
+                cpu_quota: 25_000,
+                cpu_period: 50_000,
+                memory_limit_in_bytes: 96 << 20,
+                // No machine has so many.
+                cpuset_cpus: "4000".into(),
+                ..Default::default()
+            }),
+            ..Default::default()
+        };
+        let refused = node.cri(async |mut c| c.update_container_resources(update).await).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::InvalidArgument, "{refused}");
+        assert!(refused.message().contains("cpuset.cpus cannot be set to \"4000\""), "{refused}");
+        assert_eq!(read(), before);
+    });
+}
+
+#[test]
 fn the_kubelets_cgroups_are_used() {
     test(|node| {
         node.pull("busybox");

@@ -12,12 +12,14 @@
 //!
 //! * [`hierarchy`]: what this node has.
 //! * [`group`]: making, joining, listing, removing.
-//! * [`limits`]: limits, and their change while processes run.
+//! * [`limits`]: limits, and their change while processes run; [`cpu_max`], and [`before`] to take a change back.
 //! * [`devices`]: which devices may be used.
 //! * [`control`]: freezing and killing.
 //! * [`stats`]: usage, pressure and OOM counters.
 
+pub mod before;
 pub mod control;
+pub mod cpu_max;
 pub mod devices;
 mod file;
 pub mod group;
@@ -25,6 +27,7 @@ pub mod hierarchy;
 pub mod limits;
 pub mod stats;
 
+pub use cpu_max::CpuMax;
 pub use group::{Group, Join};
 pub use hierarchy::{Hierarchy, Mode};
 pub use limits::{DeviceRule, Resources};

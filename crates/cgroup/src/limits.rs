@@ -2,7 +2,7 @@
 
 use crate::group::{CONTROLLERS, Group};
 use crate::hierarchy::Mode;
-use crate::{Error, Result, file};
+use crate::{CpuMax, Error, Result, file};
 use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -183,10 +183,8 @@ impl Group {
         if let Some(shares) = limits.cpu_shares {
             self.set_weight(weight_of(shares), limits.unified.get("cpu.idle").map(String::as_str))?;
         }
-        if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
-            let quota = number_or_max(limits.cpu_quota.filter(|q| *q != 0).unwrap_or(-1));
-            let period = limits.cpu_period.filter(|p| *p != 0).unwrap_or(100_000);
-            self.put_v2("cpu.max", &format!("{quota} {period}"))?;
+        if let Some(max) = CpuMax::of_numbers(limits) {
+            self.put_v2("cpu.max", &max.to_string())?;
         }
         if let Some(cpus) = &limits.cpuset_cpus {
             self.put_v2("cpuset.cpus", cpus)?;

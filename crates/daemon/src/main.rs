@@ -72,6 +72,7 @@ async fn run(config: config::Config) -> error::Result<()> {
     metrics::http::start(&node).await?;
     node.check_driver().await?;
     node.recover().await?;
+    tokio::spawn(node.clone().follow_reloads());
     server::serve(node, asked_to_stop()).await
 }
 

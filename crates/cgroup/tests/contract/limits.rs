@@ -121,12 +121,7 @@ fn huge_pages_and_their_reservations_are_limited() {
 #[test]
 fn transfers_are_limited_by_device() {
     let Some(private) = Private::new().and_then(Private::if_v2) else { return };
-    // A whole disk: partitions have no limits of their own.
-    let disks = std::fs::read_dir("/sys/block").unwrap().flatten();
-    let Some(disk) = disks.map(|e| e.path()).find(|disk| disk.join("device").exists()) else {
-        return skip("no disk");
-    };
-    let number = std::fs::read_to_string(disk.join("dev")).unwrap().trim().to_owned();
+    let Some(number) = super::updates::disk() else { return skip("no disk") };
     private.0.apply(&unified("io.max", &format!("{number} wbps=1048576"))).unwrap();
     assert!(private.reads("", "", "io.max").contains("wbps=1048576"));
     private.0.apply(&unified("io.max", &format!("{number} wbps=max"))).unwrap();

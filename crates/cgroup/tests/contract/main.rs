@@ -4,6 +4,7 @@
 
 mod devices;
 mod limits;
+mod updates;
 
 use std::io::Write;
 use std::os::fd::AsRawFd;

@@ -8,7 +8,7 @@ use crate::error::{Error, Kind, Result};
 use futures_util::StreamExt;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{Mutex, broadcast};
+use tokio::sync::{Mutex, broadcast, watch};
 use zbus::proxy::CacheProperties;
 use zbus::{ObjectPath, OwnedObjectPath, Variant};
 
@@ -50,6 +50,8 @@ trait Manager {
     fn get_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
     #[zbus(signal)]
     fn job_removed(&self, id: u32, job: ObjectPath<'_>, unit: &str, result: &str) -> zbus::Result<()>;
+    #[zbus(signal)]
+    fn reloading(&self, active: bool) -> zbus::Result<()>;
     #[zbus(property)]
     fn version(&self) -> zbus::Result<String>;
 }
@@ -104,6 +106,8 @@ struct Connected {
     manager: ManagerProxy<'static>,
     /// Jobs by their paths, with their results.
     ended: broadcast::Sender<(String, String)>,
+    /// Changes when systemd has read all units again; its other end goes with the connection.
+    reloaded: watch::Receiver<()>,
     listening: tokio::task::JoinHandle<()>,
 }
 
@@ -181,6 +185,12 @@ impl Bus {
         }
     }
 
+    /// What changes whenever systemd has read all units again (`systemctl daemon-reload`), and written their files by then. It ends
+    /// with the connection.
+    pub(super) async fn reloads(&self) -> Result<watch::Receiver<()>> {
+        Ok(self.connected().await?.reloaded.clone())
+    }
+
     async fn connected(&self) -> Result<Arc<Connected>> {
         let mut held = self.0.lock().await;
         if let Some(connected) = held.as_ref().filter(|c| !c.listening.is_finished()) {
@@ -195,20 +205,28 @@ impl Bus {
 async fn connect() -> zbus::Result<Connected> {
     let connection = zbus::conn::Builder::system().method_timeout(CALL).build().await?;
     let manager = ManagerProxy::new(&connection).await?;
-    let mut signals = manager.receive_job_removed().await?;
+    let mut jobs = manager.receive_job_removed().await?;
+    let mut reloads = manager.receive_reloading().await?;
     // Without it systemd sends no signals.
     manager.subscribe().await?;
     let (ended, _) = broadcast::channel(ENDS);
+    let (reload, reloaded) = watch::channel(());
     let tell = ended.clone();
     let listening = tokio::spawn(async move {
-        while let Some(signal) = signals.next().await {
-            if let Ok(args) = signal.args() {
-                // Nobody may be waiting.
-                let _ = tell.send((args.job.to_string(), (*args.result()).to_owned()));
+        loop {
+            tokio::select! {
+                Some(signal) = jobs.next() => if let Ok(args) = signal.args() {
+                    // Nobody may be waiting.
+                    let _ = tell.send((args.job.to_string(), (*args.result()).to_owned()));
+                },
+                Some(signal) = reloads.next() => if signal.args().is_ok_and(|args| !args.active) {
+                    reload.send_replace(());
+                },
+                else => return,
             }
         }
     });
-    Ok(Connected { manager, ended, listening })
+    Ok(Connected { manager, ended, reloaded, listening })
 }
 
 impl Connected {

@@ -15,11 +15,13 @@
 mod bus;
 pub(crate) mod names;
 mod properties;
+mod reloads;
 
 use crate::config::{CgroupDriver, Config};
 use crate::container::plan::resources::refused;
 use crate::error::{Error, Result};
 use crate::node::Node;
+use crate::shim::process;
 use bus::Bus;
 use properties::{Properties, Property};
 use std::future::Future;
@@ -128,9 +130,7 @@ impl Node {
         if self.config.cgroup.driver == CgroupDriver::Cgroupfs {
             return;
         }
-        let pid =
-            std::fs::read_to_string(dir.join("shim.pid")).ok().and_then(|text| text.trim().parse().ok());
-        let Some(pid) = pid else { return };
+        let Some(pid) = process::pid(dir) else { return };
         if let Err(e) = self.start_shim_scope(pod, pid).await {
             tracing::warn!(pod, error = %e, "the pod's shim stays in the cgroup of stratad");
         }
@@ -164,23 +164,34 @@ impl Node {
         group.remove().map_err(|e| Error::internal(e.to_string()))
     }
 
-    /// Has systemd keep limits that have been written. Call it where blocking is fine.
+    /// Changes limits of a group, all of them or none. Call it where blocking is fine.
     ///
     /// # Errors
-    /// If systemd does not take them: it would undo them some day.
-    pub(crate) fn keep_limits(&self, group: &Group, limits: &Resources) -> Result<()> {
+    /// If systemd or the kernel does not take them. They are then as they were, to both.
+    pub(crate) fn change_limits(&self, group: &Group, limits: &Resources) -> Result<()> {
+        let before = group.before(limits).map_err(|e| refused(&e))?;
+        // With its properties systemd writes files, some of them for the worse: what is in them in the end is ours.
+        self.tell_limits(group, limits)?;
+        let apply = |limits| group.apply(limits).map_err(|e| refused(&e));
+        apply(limits).inspect_err(|_| {
+            let back = [self.tell_limits(group, &before), apply(&before)];
+            for left in back.into_iter().filter_map(Result::err) {
+                tracing::warn!(cgroup = group.name(), error = %left, "limits that were refused in part cannot be taken back");
+            }
+        })
+    }
+
+    /// Tells systemd of limits, which it would otherwise undo some day.
+    fn tell_limits(&self, group: &Group, limits: &Resources) -> Result<()> {
         let name = group.name();
-        let properties = properties::of_limits(limits);
-        if !names::is_unit(&name) || properties.is_empty() {
+        let (unit, properties) = (names::unit(&name), properties::of_limits(limits));
+        if !names::is_unit(unit) || properties.is_empty() {
             return Ok(());
         }
-        let known = wait(self.systemd.0.set(names::unit(&name), &properties))?;
-        if !known {
-            return Err(Error::precondition(format!("systemd knows no unit {}", names::unit(&name))));
+        match wait(self.systemd.0.set(unit, &properties))? {
+            true => Ok(()),
+            false => Err(Error::precondition(format!("systemd knows no unit {unit}"))),
         }
-        // With its properties it writes others of their controllers' files, too.
-        let files = Resources { unified: limits.unified.clone(), ..Resources::default() };
-        group.apply(&files).map_err(|e| refused(&e))
     }
 }
 

@@ -1,10 +1,11 @@
 //! Limits as properties of units (systemd.resource-control(5), org.freedesktop.systemd1(5)).
 //!
 //! What is told to systemd stays when it writes a unit's files again, as it does after `systemctl daemon-reload`. What it has no
-//! property for (huge pages, devices by our own filter, the rest of `unified`) is in the files only.
+//! property for (huge pages, devices by our own filter, the rest of `unified`) is in the files only; what of that it undoes then is
+//! written once more ([`super::reloads`]).
 
-use strata_cgroup::Resources;
 use strata_cgroup::limits::weight_of;
+use strata_cgroup::{CpuMax, Resources};
 
 /// A property's value.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,9 +28,6 @@ pub(crate) type Properties = Vec<(&'static str, Property)>;
 /// No limit.
 const INFINITY: u64 = u64::MAX;
 
-/// cpu.max has no period of its own then (sched-bwc.rst).
-const PERIOD: u64 = 100_000;
-
 /// What systemd is told of limits; those that are unset stay as they are.
 pub(crate) fn of_limits(limits: &Resources) -> Properties {
     let mut all = Properties::new();
@@ -41,11 +39,10 @@ pub(crate) fn of_limits(limits: &Resources) -> Properties {
     } else if let Some(shares) = limits.cpu_shares {
         put("CPUWeight", weight_of(shares));
     }
-    if limits.cpu_quota.is_some() || limits.cpu_period.is_some() {
-        let period = limits.cpu_period.filter(|p| *p != 0).unwrap_or(PERIOD);
-        let quota = limits.cpu_quota.and_then(|q| u64::try_from(q).ok()).filter(|q| *q != 0);
-        put("CPUQuotaPerSecUSec", quota.map_or(INFINITY, |quota| per_second(quota, period)));
-        put("CPUQuotaPeriodUSec", period);
+    // Files are written last, so they count.
+    if let Some(max) = CpuMax::of_text(limits).or_else(|| CpuMax::of_numbers(limits)) {
+        put("CPUQuotaPerSecUSec", max.quota.map_or(INFINITY, |quota| per_second(quota, max.period)));
+        put("CPUQuotaPeriodUSec", max.period);
     }
     if let Some(bytes) = limits.memory_limit {
         put("MemoryMax", number(bytes));
@@ -58,7 +55,6 @@ pub(crate) fn of_limits(limits: &Resources) -> Properties {
         put("TasksMax", number(pids));
     }
     for (name, value) in of_files(limits, idle) {
-        // Files are written last, so they count.
         all.retain(|(other, _)| *other != name);
         all.push((name, Property::Number(value)));
     }
@@ -91,13 +87,6 @@ fn of_files(limits: &Resources, idle: bool) -> Vec<(&'static str, u64)> {
             told.push((name, value));
         }
     }
-    let mut words = limits.unified.get("cpu.max").map(|text| text.split_whitespace()).into_iter().flatten();
-    if let Some(quota) = words.next().and_then(number_or_max).filter(|q| *q != 0) {
-        let period = words.next().and_then(|p| p.parse().ok()).filter(|p| *p != 0);
-        let period = period.or_else(|| limits.cpu_period.filter(|p| *p != 0)).unwrap_or(PERIOD);
-        let each = if quota == INFINITY { INFINITY } else { per_second(quota, period) };
-        told.extend([("CPUQuotaPerSecUSec", each), ("CPUQuotaPeriodUSec", period)]);
-    }
     told
 }
 
@@ -120,7 +109,7 @@ fn per_second(quota: u64, period: u64) -> u64 {
     u64::try_from(micros).unwrap_or(INFINITY)
 }
 
-/// The bits of a list such as `0-3,8`; `None` if it is none, which the kernel then says.
+/// The bits of a list such as `0-3,8`, no bytes for all that there are; `None` if it is no list, which the kernel then says.
 fn mask(list: &str) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
     for part in list.split(',').map(str::trim).filter(|p| !p.is_empty()) {
@@ -133,7 +122,7 @@ fn mask(list: &str) -> Option<Vec<u8>> {
         bytes.resize(bytes.len().max(last / 8 + 1), 0);
         (first..=last).for_each(|n| bytes[n / 8] |= 1 << (n % 8));
     }
-    (!bytes.is_empty()).then_some(bytes)
+    Some(bytes)
 }
 
 #[cfg(test)]
@@ -203,12 +192,12 @@ mod tests {
             ("pids.max", "9"),
         ]);
         let wanted = [
+            ("CPUQuotaPerSecUSec", u64::MAX),
+            ("CPUQuotaPeriodUSec", 50_000),
             ("MemoryMax", 4096),
             ("MemorySwapMax", u64::MAX),
             ("TasksMax", 9),
             ("CPUWeight", 70),
-            ("CPUQuotaPerSecUSec", u64::MAX),
-            ("CPUQuotaPeriodUSec", 50_000),
         ];
         assert_eq!(numbers(&all), wanted);
         let half = of(&[("cpu.max", "50000")]);
@@ -242,7 +231,8 @@ mod tests {
         assert_eq!(mask("0"), Some(vec![1]));
         assert_eq!(mask("0-3,8"), Some(vec![0b1111, 1]));
         assert_eq!(mask("1,3-4\n"), Some(vec![0b1_1010]));
-        for bad in ["", "a", "3-1", "0-", "-1", "0-99999999"] {
+        assert_eq!(mask("\n"), Some(vec![]));
+        for bad in ["a", "3-1", "0-", "-1", "0-99999999"] {
             assert_eq!(mask(bad), None, "{bad}");
         }
         let limits = Resources {

@@ -4,6 +4,7 @@ use super::Container;
 use super::assemble::linux_resources;
 use super::plan::resources;
 use super::state::ContainerState;
+use crate::cgroups::names;
 use crate::error::{Error, Kind, Result};
 use crate::node::Node;
 use crate::pod::short;
@@ -35,16 +36,19 @@ impl Node {
             }
             let record = container.record();
             let old = linux_resources(&record.config);
-            let (merged, limits) = resources::changed(&old, &new)?;
+            let (merged, mut limits) = resources::changed(&old, &new)?;
+            if names::is_unit(&record.cgroup) {
+                // Told of some limits, systemd writes the files of others, too, in its own way: so all are written after it.
+                limits = resources::resources(&merged, 0)?;
+            }
             let group = node.group(&record.cgroup)?;
-            let fit = |limits| resources::fit(limits, &node.cgroups, None);
-            let (limits, left_out) = fit(limits);
+            let (limits, left_out) = resources::fit(limits, &node.cgroups, None);
             left_out.iter().for_each(|warning| node.warn_once(warning));
-            let (before, _) = fit(resources::resources(&old, 0)?);
             let adj = i32::try_from(merged.oom_score_adj).ok().filter(|_| new.oom_score_adj != 0);
             let own = node.clone();
             blocking(move || {
-                apply(&own, &group, &limits, &before)?;
+                refuse_to_kill(&group, &limits)?;
+                own.change_limits(&group, &limits)?;
                 if adj.is_some_and(|adj| !set_oom_score_adj(&group, adj)) {
                     own.warn_once(
                         "oom_score_adj of running processes cannot be lowered without CAP_SYS_RESOURCE",
@@ -65,6 +69,7 @@ impl Node {
     /// Has the shim open a container's log file anew (CRI ReopenContainerLog).
     pub(crate) async fn reopen_log(&self, container: &Container) -> Result<()> {
         self.settled(container.pod()).await?;
+        container.known()?;
         if container.state() != ContainerState::Running {
             return Err(Error::precondition(format!("container {} is not running", container.id())));
         }
@@ -82,17 +87,6 @@ impl Node {
             }
         }
     }
-}
-
-/// All of the limits, or none: what was written before one of them was refused is taken back.
-fn apply(node: &Node, group: &Group, limits: &Resources, before: &Resources) -> Result<()> {
-    refuse_to_kill(group, limits)?;
-    let applied = group.apply(limits).map_err(|e| resources::refused(&e));
-    applied.and_then(|()| node.keep_limits(group, limits)).inspect_err(|_| {
-        if let Err(left) = group.apply(before) {
-            tracing::warn!(error = %left, "limits that were refused in part cannot be taken back");
-        }
-    })
 }
 
 /// v1 refuses a limit that cannot be met; v2 meets it by killing.

@@ -57,11 +57,7 @@ impl Node {
                 left_out.iter().for_each(|warning| node.warn_once(warning));
                 let group = node.group(&record.cgroup_parent)?;
                 let own = node.clone();
-                blocking(move || {
-                    group.apply(&limits).map_err(|e| resources::refused(&e))?;
-                    own.keep_limits(&group, &limits)
-                })
-                .await?;
+                blocking(move || own.change_limits(&group, &limits)).await?;
             }
             pod.edit(|r| r.resources = all);
             node.put_pod(&pod).await
