@@ -1,5 +1,6 @@
 //! Execs: processes run in a container by somebody outside.
 
+use crate::family;
 use crate::poll::Token;
 use crate::requests::{failure, unknown};
 use crate::shim::{Owed, Shim, TICK};
@@ -192,7 +193,7 @@ impl Shim {
         if let Some(exec) = self.execs.get_mut(&id) {
             exec.deadline = None;
             exec.timed_out = true;
-            exec.kill_all();
+            exec.kill_all(self.containers.get(&exec.container).map(|c| &c.group));
         }
     }
 
@@ -204,7 +205,7 @@ impl Shim {
             return Err(failure(FailureKind::NotFound, "kill exec", message));
         };
         if signal == 9 {
-            exec.kill_all();
+            exec.kill_all(self.containers.get(&number).map(|c| &c.group));
             return Ok(());
         }
         process::pidfd_send_signal(&exec.pidfd, signal)
@@ -225,11 +226,15 @@ impl Shim {
 }
 
 impl Exec {
-    fn kill_all(&self) {
-        // The first process by its own descriptor too, should it have no group.
-        let _ = process::pidfd_send_signal(&self.pidfd, 9);
+    /// Kills all of it, in the group of its container.
+    fn kill_all(&self, container: Option<&Group>) {
         if let Some(group) = &self.group {
             let _ = group.kill_now();
         }
+        let is_in = |group: &Group| group.procs().is_ok_and(|pids| pids.contains(&self.pid));
+        if let Some(container) = container.filter(|_| !self.group.as_ref().is_some_and(is_in)) {
+            family::kill(self.pid, container);
+        }
+        let _ = process::pidfd_send_signal(&self.pidfd, 9);
     }
 }

@@ -16,6 +16,7 @@ mod clock;
 mod conn;
 mod containers;
 mod execs;
+mod family;
 mod hooks;
 mod joined;
 mod log;

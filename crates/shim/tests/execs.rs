@@ -5,7 +5,7 @@
 mod common;
 
 use common::plans::exec;
-use common::{Client, Pod, eventually};
+use common::{Client, Pod, eventually, skip};
 use std::io::{Read, Write};
 use strata_wire::message::FailureKind;
 use strata_wire::{Reply, Request};
@@ -18,18 +18,37 @@ fn running() -> Option<(Pod, Client)> {
     Some((pod, client))
 }
 
+/// Children in sessions of their own, which no signal to a group or a terminal reaches, and one without its parent.
+const FAMILY: &str =
+    "setsid sleep 900 & setsid sh -c 'sleep 901 & sleep 902' & (sleep 903 &); echo made; sleep 904";
+
+/// Whatever group it is in.
+fn all_of_an_exec_is_killed(pod: &Pod, client: &mut Client) {
+    let mut piped = client.exec(&exec("c1", "family", &["sh", "-c", FAMILY])).unwrap();
+    let group = pod.group("c1");
+    let mut said = [0; 5];
+    piped.stdout.read_exact(&mut said).unwrap();
+    // With the init; a shell may become the last program that it runs.
+    eventually("all of them are there", || group.procs().unwrap().len() >= 6);
+    client.done(Request::KillExec { container_id: "c1".into(), exec_id: "family".into(), signal: 9 });
+    assert_eq!(client.exec_exited("family"), (137, false));
+    eventually("only the container's init is left", || group.procs().unwrap().len() == 1);
+    // All writers are dead, so the output has an end.
+    let mut more = String::new();
+    piped.stdout.read_to_string(&mut more).unwrap();
+    assert_eq!((&said, more.as_str()), (b"made\n", ""));
+}
+
 #[test]
 fn a_deadline_kills_everything_that_the_exec_started() {
     let Some((pod, mut client)) = running() else { return };
-    // Children in sessions of their own, which no signal to a group or a terminal reaches.
-    let script = "setsid sleep 900 & setsid sh -c 'sleep 901 & sleep 902' & sleep 903";
-    let mut plan = exec("c1", "e1", &["sh", "-c", script]);
+    all_of_an_exec_is_killed(&pod, &mut client);
+    let mut plan = exec("c1", "e1", &["sh", "-c", FAMILY]);
     plan.timeout_ms = 300;
     let mut piped = client.exec(&plan).unwrap();
     assert_eq!(client.exec_exited("e1"), (137, true));
     let group = pod.group("c1");
     eventually("only the container's init is left", || group.procs().unwrap().len() == 1);
-    // All writers are dead, so the output has an end.
     piped.stdout.read_to_end(&mut Vec::new()).unwrap();
     eventually("its group goes", || {
         let _ = client.containers();
@@ -41,7 +60,7 @@ fn a_deadline_kills_everything_that_the_exec_started() {
 #[test]
 fn a_container_that_made_threaded_groups_takes_execs() {
     let Some((pod, mut client)) = running() else { return };
-    let Some(own) = pod.group("c1").v2_dir() else { return println!("skipped: no unified hierarchy") };
+    let Some(own) = pod.group("c1").v2_dir() else { return skip("no unified hierarchy") };
     std::fs::create_dir(own.join("threads")).unwrap();
     std::fs::write(own.join("threads/cgroup.type"), "threaded").unwrap();
     let (out, _, code) = client.exec_output(&exec("c1", "e1", &["cat", "/proc/self/cgroup"]));
@@ -51,6 +70,7 @@ fn a_container_that_made_threaded_groups_takes_execs() {
         let _ = client.containers();
         !own.join("exec-e1").exists()
     });
+    all_of_an_exec_is_killed(&pod, &mut client);
     client.done(Request::Signal { id: "c1".into(), signal: 9, all: false });
     client.exited("c1");
     client.remove("c1");
@@ -61,7 +81,7 @@ fn a_container_that_made_threaded_groups_takes_execs() {
 fn a_container_that_leaves_no_room_takes_execs_where_its_init_is() {
     let Some((pod, mut client)) = running() else { return };
     if pod.cgroups.hierarchy().mode() != strata_cgroup::Mode::V2 {
-        return println!("skipped: cgroup v2 is not the only hierarchy here");
+        return skip("cgroup v2 is not the only hierarchy here");
     }
     let own = pod.group("c1").v2_dir().unwrap();
     let write = |file: &str, text: &str| std::fs::write(own.join(file), text).unwrap();
@@ -71,6 +91,7 @@ fn a_container_that_leaves_no_room_takes_execs_where_its_init_is() {
     write("cgroup.max.descendants", "1");
     let (out, _, code) = client.exec_output(&exec("c1", "e1", &["cat", "/proc/self/cgroup"]));
     assert_eq!((out.as_str(), code), ("0::/init.scope\n", 0));
+    all_of_an_exec_is_killed(&pod, &mut client);
 }
 
 #[test]
