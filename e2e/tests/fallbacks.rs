@@ -3,6 +3,8 @@
 //!
 //! A seccomp filter around stratad and all that it starts makes one call fail as on a kernel that does not know it.
 
+mod asked;
+
 use k8s_cri::v1 as cri;
 use serde_json::{Value, json};
 use strata_e2e::node::{Node, container, pod, test};
@@ -63,9 +65,41 @@ fn statx() {
     walks_without(&["statx"], ENOSYS, &json!([]), walk);
 }
 
+/// Each by itself: one of them may do for another.
+#[test]
+fn copying_ranges() {
+    walks_without(&["copy_file_range"], ENOSYS, &json!([]), walk);
+}
+
+#[test]
+fn sending_files() {
+    walks_without(&["sendfile"], ENOSYS, &json!([]), walk);
+}
+
+#[test]
+fn splicing() {
+    walks_without(&["splice"], ENOSYS, &json!([]), walk);
+}
+
 #[test]
 fn copies_in_the_kernel() {
     walks_without(&["copy_file_range", "sendfile", "splice"], ENOSYS, &json!([]), walk);
+}
+
+/// What limits devices on cgroup v2; v1 has a controller for that.
+#[test]
+fn programs_for_the_kernel() {
+    walks_without(&["bpf"], ENOSYS, &json!([]), |node| {
+        if std::fs::read_to_string("/proc/self/mountinfo").unwrap().contains(" - cgroup ") {
+            return walk(node);
+        }
+        node.pull("busybox");
+        let config = pod(node, "devices");
+        let pod_id = node.run_pod(&config);
+        let refused = node.try_create(&pod_id, &config, &container(node, "c", "true")).unwrap_err();
+        assert_eq!(refused.code(), tonic::Code::FailedPrecondition, "{refused}");
+        assert!(refused.message().contains("CONFIG_CGROUP_BPF"), "{refused}");
+    });
 }
 
 #[test]
@@ -84,24 +118,27 @@ fn what_only_the_c_library_uses() {
     walks_without(&calls, ENOSYS, &json!([]), walk);
 }
 
+/// A pod with a user namespace of its own.
+fn mapped(node: &Node, name: &str) -> (cri::PodSandboxConfig, cri::NamespaceOption) {
+    let mut config = pod(node, name);
+    let ids = |host| vec![cri::IdMapping { host_id: host, container_id: 0, length: 65_536 }];
+    let user =
+        cri::UserNamespace { mode: cri::NamespaceMode::Pod.into(), uids: ids(300_000), gids: ids(400_000) };
+    let options = cri::NamespaceOption { userns_options: Some(user), pid: 1, ..Default::default() };
+    config.linux.get_or_insert_default().security_context = Some(cri::LinuxSandboxSecurityContext {
+        namespace_options: Some(options.clone()),
+        ..Default::default()
+    });
+    (config, options)
+}
+
 /// The answer of kernels before 6.13 to a descriptor of a mount: FSCONFIG_SET_FD is command 5.
 #[test]
 fn descriptors_of_layers() {
     let set_fd = json!([{ "index": 1, "value": 5, "op": "SCMP_CMP_EQ" }]);
     walks_without(&["fsconfig"], 9, &set_fd, |node| {
         let image = node.pull("busybox");
-        let mut config = pod(node, "mapped");
-        let ids = |host| vec![cri::IdMapping { host_id: host, container_id: 0, length: 65_536 }];
-        let user = cri::UserNamespace {
-            mode: cri::NamespaceMode::Pod.into(),
-            uids: ids(300_000),
-            gids: ids(400_000),
-        };
-        let options = cri::NamespaceOption { userns_options: Some(user), pid: 1, ..Default::default() };
-        config.linux.get_or_insert_default().security_context = Some(cri::LinuxSandboxSecurityContext {
-            namespace_options: Some(options.clone()),
-            ..Default::default()
-        });
+        let (config, options) = mapped(node, "mapped");
         let info = node.crictl(&["info"]).ok().json();
         if info["runtimeHandlers"][0]["features"]["user_namespaces"] != true {
             strata_e2e::skip("no user namespaces with ID-mapped mounts here");

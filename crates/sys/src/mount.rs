@@ -3,15 +3,18 @@
 //! A mount made here is detached: a descriptor that nobody else sees until [`attach`] puts it somewhere, and that is
 //! gone when it is closed.
 
+mod overlay;
+
+pub use overlay::Overlay;
+
 use crate::error::{CallExt, Error, Result};
 use rustix::fs::CWD;
-use rustix::io::Errno;
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags,
     UnmountFlags,
 };
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// A file system being configured (fsopen(2)).
 #[derive(Debug)]
@@ -237,79 +240,6 @@ pub fn pivot_root(new_root: impl AsFd) -> Result<()> {
     rustix::process::chdir("/").call(|| "chdir(\"/\")".into())
 }
 
-/// An overlay of read-only layers and, perhaps, a writable one.
-#[derive(Clone, Copy, Debug)]
-pub struct Overlay<'a, P> {
-    /// Layers, topmost first. overlayfs needs two of them where there is no upper.
-    pub lowers: &'a [P],
-    /// The writable layer and overlayfs' work directory.
-    pub upper: Option<(&'a Path, &'a Path)>,
-    /// Never synced, never to be mounted again (overlayfs.rst, "Volatile mount"; Linux 5.10).
-    pub volatile: bool,
-}
-
-impl<P: AsRef<Path>> Overlay<'_, P> {
-    /// Mounts it, detached.
-    ///
-    /// redirect_dir, metacopy and index are off: a diff then reads the writable layer alone, and a layer's own
-    /// `trusted.overlay.redirect` is not followed.
-    pub fn mount(&self, attrs: Attrs) -> Result<OwnedFd> {
-        let fs = FsContext::new("overlay")?;
-        self.set_lowers(&fs)?;
-        self.create(fs, attrs)
-    }
-
-    fn create(&self, fs: FsContext, attrs: Attrs) -> Result<OwnedFd> {
-        if let Some((upper, work)) = self.upper {
-            fs.set_string("upperdir", upper)?;
-            fs.set_string("workdir", work)?;
-        }
-        fs.set_string("redirect_dir", "nofollow")?;
-        fs.set_string("metacopy", "off")?;
-        fs.set_string("index", "off")?;
-        if self.volatile && self.upper.is_some() {
-            fs.set_flag("volatile")?;
-        }
-        fs.mount(attrs)
-    }
-
-    /// `lowerdir+` (Linux 6.5) takes any number of layers; the one string before it at most a page.
-    fn set_lowers(&self, fs: &FsContext) -> Result<()> {
-        for (n, lower) in self.lowers.iter().enumerate() {
-            match fs.set_string("lowerdir+", lower.as_ref()) {
-                Err(e) if n == 0 && e.errno == Errno::INVAL => return self.set_lowerdir(fs),
-                other => other?,
-            }
-        }
-        Ok(())
-    }
-
-    fn set_lowerdir(&self, fs: &FsContext) -> Result<()> {
-        let escape = |p: &P| p.as_ref().to_string_lossy().replace('\\', "\\\\").replace(':', "\\:");
-        let joined = self.lowers.iter().map(escape).collect::<Vec<_>>().join(":");
-        fs.set_string("lowerdir", joined)
-    }
-}
-
-impl Overlay<'_, PathBuf> {
-    /// As [`Self::mount`], with these mounts for layers, topmost first, in place of `lowers`. Before Linux 6.15 they have to be
-    /// attached somewhere in this mount namespace; before 6.13 they are named by their links in /proc.
-    pub fn mount_over(&self, layers: &[OwnedFd], attrs: Attrs) -> Result<OwnedFd> {
-        let fs = FsContext::new("overlay")?;
-        for (n, layer) in layers.iter().enumerate() {
-            let set = rustix::mount::fsconfig_set_fd(fs.fd.as_fd(), "lowerdir+", layer);
-            // Before 6.13 descriptors of mounts, which are O_PATH, are refused before overlayfs is asked.
-            if n == 0 && matches!(set, Err(Errno::INVAL | Errno::BADF)) {
-                let lowers: Vec<PathBuf> = layers.iter().map(crate::path::fd_path).collect();
-                return Overlay { lowers: &lowers, ..*self }.mount(attrs);
-            }
-            set.call(|| format!("fsconfig(overlay, SET_FD, \"lowerdir+\") of layer {n}"))
-                .map_err(|e| fs.explain(e))?;
-        }
-        self.create(fs, attrs)
-    }
-}
-
 /// Binds a file or directory onto another path of this mount namespace.
 pub fn bind(source: impl AsFd, target: &Path) -> Result<()> {
     let tree = clone_tree(source, c"", false)?;
@@ -376,9 +306,24 @@ mod tests {
         let lowers = [odd, stack(dir.path(), 1).remove(0)];
         let overlay = Overlay { lowers: &lowers, upper: None, volatile: false };
         let fs = FsContext::new("overlay").unwrap();
-        overlay.set_lowerdir(&fs).unwrap();
+        let held = overlay.set_lowerdir(&fs).unwrap();
         let merged = Root::from_fd(fs.mount(Attrs::default()).unwrap());
-        assert_eq!(merged.read_to_string("f", 10).unwrap(), "odd");
+        assert_eq!((merged.read_to_string("f", 10).unwrap().as_str(), held.len()), ("odd", 0));
+        // Together they are longer than a string may be.
+        let long = dir.path().join("long".repeat(20));
+        std::fs::create_dir(&long).unwrap();
+        let lowers = stack(&long, 10);
+        let overlay = Overlay { lowers: &lowers, upper: None, volatile: false };
+        let fs = FsContext::new("overlay").unwrap();
+        let held = overlay.set_lowerdir(&fs).unwrap();
+        let merged = Root::from_fd(fs.mount(Attrs::default()).unwrap());
+        assert_eq!(held.len(), 10);
+        let read = |name: &str| merged.read_to_string(name, 10).unwrap();
+        assert_eq!((read("same").as_str(), read("f9").as_str()), ("0", "9"));
+        let many = vec![lowers[0].clone(); 30];
+        let overlay = Overlay { lowers: &many, upper: None, volatile: false };
+        let error = overlay.set_lowerdir(&FsContext::new("overlay").unwrap()).unwrap_err();
+        assert!(error.to_string().contains("lowerdir\") of 30 layers"), "{error}");
     }
 
     #[test]

@@ -137,9 +137,9 @@ pub(crate) fn refused(error: &strata_cgroup::Error) -> Error {
         strata_cgroup::Error::Value { .. } | strata_cgroup::Error::NoFile(..) => {
             Error::invalid(error.to_string())
         }
-        strata_cgroup::Error::NoController(..) | strata_cgroup::Error::Inner(_) => {
-            Error::precondition(error.to_string())
-        }
+        strata_cgroup::Error::NoController(..)
+        | strata_cgroup::Error::Inner(_)
+        | strata_cgroup::Error::Devices(..) => Error::precondition(error.to_string()),
         _ => Error::internal(error.to_string()),
     }
 }
