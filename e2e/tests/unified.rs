@@ -1,6 +1,7 @@
 //! Nodes with cgroup v2 only; hack/vm has one.
 
 use k8s_cri::v1 as cri;
+use strata_api::cri as newest;
 use strata_e2e::node::{Node, cgroups, container, pod, security, test};
 use strata_e2e::skip;
 use tonic::Code;
@@ -68,6 +69,10 @@ fn what_the_kubelet_sets_by_name_is_set_and_changed() {
         assert_eq!(refused.code(), Code::InvalidArgument, "{refused}");
         assert!(refused.message().contains("memory.hihg"), "{refused}");
         assert_eq!(read("memory.low"), "8388608", "what was set before one was refused is taken back");
+        // Also what nobody has set before; the files are written in the order of their names.
+        let refused = update(unified(&[("memory.min", "4194304"), ("memory.nim", "1")])).unwrap_err();
+        assert!(refused.message().contains("memory.nim"), "{refused}");
+        assert_eq!(read("memory.min"), "0");
         let before = node.traces();
         let wrong = limited(node, "wrong", "exit", unified(&[("io.weigth", "1")]));
         let refused = node.try_create(&pod_id, &config, &wrong).unwrap_err();
@@ -197,7 +202,7 @@ fn a_pod_below_processes_is_refused() {
 }
 
 #[test]
-fn devices_are_denied_by_the_filter_and_pressure_is_told() {
+fn devices_are_denied_by_the_filter() {
     test_unified(|node| {
         node.pull("busybox");
         let config = pod(node, "devices");
@@ -213,9 +218,80 @@ fn devices_are_denied_by_the_filter_and_pressure_is_told() {
             said.contains("not permitted") && said.contains("refused") && said.ends_with("1\n"),
             "{said}"
         );
-        let request = strata_api::cri::ContainerStatsRequest { container_id: id.clone() };
-        let stats = node.newest(async |mut c| c.container_stats(request).await).unwrap().stats.unwrap();
-        assert!(stats.cpu.unwrap().psi.is_some() && stats.memory.unwrap().psi.is_some());
-        assert!(stats.io.unwrap().psi.is_some());
+    });
+}
+
+/// Of what a container waits for, what some of its processes wait for; the kernel's file says the same in microseconds.
+fn waited(node: &Node, id: &str, file: &str) -> (newest::PsiData, u64) {
+    let request = newest::ContainerStatsRequest { container_id: id.into() };
+    let stats = node.newest(async |mut c| c.container_stats(request).await).unwrap().stats.unwrap();
+    let told = match file {
+        "cpu.pressure" => stats.cpu.unwrap().psi,
+        "memory.pressure" => stats.memory.unwrap().psi,
+        _ => stats.io.unwrap().psi,
+    };
+    let told = told.unwrap();
+    let (some, full) = (told.some.unwrap(), told.full.unwrap());
+    for average in [some.avg10, some.avg60, some.avg300, full.avg10] {
+        assert!((0.0..=100.0).contains(&average), "{some:?} {full:?}");
+    }
+    assert!(full.total <= some.total, "{some:?} {full:?}");
+    let text = cgroups::read(node.cgroup(), id, [file, file]);
+    let total = text.lines().next().and_then(|line| line.strip_prefix("some ")?.rsplit_once("total="));
+    (some, total.unwrap().1.parse::<u64>().unwrap() * 1000)
+}
+
+#[test]
+fn pressure_is_told_where_containers_wait() {
+    test_unified(|node| {
+        node.pull("busybox");
+        let config = pod(node, "pressure");
+        let pod_id = node.run_pod(&config);
+        // A twentieth of a CPU for what would take all of it, less memory than is read again and again, and writing for the disk.
+        let write = "while :; do dd if=/dev/zero of=/f bs=64k count=4 conv=fsync 2>/dev/null; done";
+        let read = "dd if=/dev/zero of=/f bs=1M count=40 2>/dev/null; while :; do cat /f >/dev/null; done";
+        let quota = Limits { cpu_quota: 5000, cpu_period: 100_000, ..Default::default() };
+        let little = Limits { memory_limit_in_bytes: 16 << 20, ..Default::default() };
+        let all = [
+            ("cpu.pressure", "while :; do :; done", quota),
+            ("memory.pressure", read, little),
+            ("io.pressure", write, Limits::default()),
+        ]
+        .map(|(file, script, limits)| {
+            let name = file.split('.').next().unwrap();
+            (file, node.run_container(&pod_id, &config, &limited(node, name, script, limits)))
+        });
+        for (file, id) in &all {
+            let (first, _) = waited(node, id, file);
+            strata_e2e::eventually(30, "it waits longer and longer", || {
+                let (told, kernel) = waited(node, id, file);
+                assert!(told.total <= kernel, "{file}: {told:?} {kernel}");
+                // As much as the kernel counts in a moment: the unit is right.
+                match told.total > first.total && told.total * 2 > kernel && told.avg10 > 0.0 {
+                    true => Ok(()),
+                    false => Err(format!("{file}: {first:?} {told:?} {kernel}")),
+                }
+            });
+        }
+        let request = newest::PodSandboxStatsRequest { pod_sandbox_id: pod_id.clone() };
+        let stats = node.newest(async |mut c| c.pod_sandbox_stats(request).await).unwrap().stats.unwrap();
+        let linux = stats.linux.unwrap();
+        for psi in [linux.cpu.unwrap().psi, linux.memory.unwrap().psi, linux.io.unwrap().psi] {
+            assert!(psi.unwrap().some.unwrap().total > 0, "{psi:?}");
+        }
+        // In whole seconds.
+        strata_e2e::eventually(30, "a metric tells it too", || {
+            let request = cri::ListPodSandboxMetricsRequest {};
+            let told = node.cri(async |mut c| c.list_pod_sandbox_metrics(request).await).unwrap();
+            let told: Vec<u64> = told.pod_metrics[0]
+                .container_metrics
+                .iter()
+                .filter(|c| c.container_id == all[0].1)
+                .flat_map(|c| &c.metrics)
+                .filter(|m| m.name == "container_pressure_cpu_waiting_seconds_total")
+                .map(|m| m.value.unwrap_or_default().value)
+                .collect();
+            if told.len() == 1 && told[0] > 0 { Ok(()) } else { Err(format!("{told:?}")) }
+        });
     });
 }
