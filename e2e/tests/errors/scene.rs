@@ -74,8 +74,6 @@ impl<'a> Scene<'a> {
         let running = node.run_container(&pod_id, &config, &container(node, "running", "exec sleep 1000"));
         let exited = node.run_container(&pod_id, &config, &container(node, "exited", "true"));
         node.wait_exit(&exited);
-        // What is compared with what there is now.
-        node.settled_traces();
         Self { node, pod: config, pod_id, stopped_pod, created, running, exited }
     }
 
@@ -96,6 +94,8 @@ impl<'a> Scene<'a> {
     /// Makes every call of a table; tells of all that is wrong at once.
     #[track_caller]
     pub(crate) fn check(&self, cases: Vec<Case<'_>>) {
+        // The scene's shims, and those that a table has made for itself.
+        self.node.settled_traces();
         let before = self.traces();
         let mut wrong = Vec::new();
         for Case { rpc, input, call, expected } in cases {
