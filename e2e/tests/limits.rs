@@ -74,7 +74,8 @@ fn what_was_not_limited_is_not_limited_by_an_update_that_is_refused() {
                 ["cpu.cfs_quota_us", "cpu.max"],
                 ["cpu.shares", "cpu.weight"],
                 ["memory.limit_in_bytes", "memory.max"],
-                ["cpuset.cpus", "cpuset.cpus.effective"],
+                // A set that processes have cannot be made empty again in cgroup v2: then it is said what it had from above.
+                ["cpuset.effective_cpus", "cpuset.cpus.effective"],
             ]
             .map(|files| cgroups::read(node.cgroup(), &id, files))
         };

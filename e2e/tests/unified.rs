@@ -266,8 +266,10 @@ fn pressure_is_told_where_containers_wait() {
             strata_e2e::eventually(30, "it waits longer and longer", || {
                 let (told, kernel) = waited(node, id, file);
                 assert!(told.total <= kernel, "{file}: {told:?} {kernel}");
+                // Writing waits for the disk at times only: overlayfs does not sync what is `volatile`.
+                let average = told.avg10 > 0.0 || *file == "io.pressure";
                 // As much as the kernel counts in a moment: the unit is right.
-                match told.total > first.total && told.total * 2 > kernel && told.avg10 > 0.0 {
+                match told.total > first.total && told.total * 2 > kernel && average {
                     true => Ok(()),
                     false => Err(format!("{file}: {first:?} {told:?} {kernel}")),
                 }
