@@ -22,7 +22,9 @@ const ALL: usize = (96 << 20) / CHUNK;
 const KEPT: usize = ALL / 2;
 /// The most buffers of a tar that is being made.
 pub(crate) const MOST: usize = (40 << 20) / CHUNK;
-/// The most of what comes in: what is compressed goes further.
+/// The most of a tar that comes as it is: what brings it is always ahead, and what lies waiting leaves the caches.
+const MOST_ALONE: usize = (16 << 20) / CHUNK;
+/// The most of what comes in compressed: it goes further.
 const MOST_COMPRESSED: usize = (4 << 20) / CHUNK;
 /// A pipeline's own buffers: every stage has one, and one lies between it and the next. There are enough for forty.
 const OWN: usize = 6;
@@ -89,7 +91,7 @@ impl Share {
 
     /// All of it for a pipeline of one stream.
     pub(crate) fn supply(&self) -> Supply {
-        self.part(OWN, MOST)
+        self.part(OWN, MOST_ALONE)
     }
 
     fn part(&self, own: usize, most: usize) -> Supply {
@@ -237,7 +239,7 @@ mod tests {
     fn what_is_lent_comes_back_when_others_come() {
         let budget = Buffers::default();
         let (first, second) = (budget.share(), budget.share());
-        let (mut one, mut two) = (first.supply(), second.supply());
+        let (mut one, mut two) = (first.part(OWN, MOST), second.part(OWN, MOST));
         let mut far = ahead(&mut one);
         assert_eq!((far.len(), free(&budget)), (MOST, ALL - 2 * OWN - (MOST - OWN)));
         let near = ahead(&mut two);
