@@ -7,49 +7,23 @@ use futures_util::future::{BoxFuture, Shared};
 use std::collections::HashMap;
 use std::future::Future;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
-use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
-/// How many operations are under way that the end of stratad would cut off.
-static UNDER_WAY: LazyLock<watch::Sender<usize>> = LazyLock::new(|| watch::Sender::new(0));
-
-/// One of them.
-struct Counted;
-
-impl Counted {
-    fn new() -> Self {
-        UNDER_WAY.send_modify(|count| *count += 1);
-        Self
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        UNDER_WAY.send_modify(|count| *count -= 1);
-    }
-}
+/// The operations under way that the end of stratad would cut off.
+static UNDER_WAY: LazyLock<TaskTracker> = LazyLock::new(TaskTracker::new);
 
 /// Waits until no operation is under way.
 pub(crate) async fn all_done() {
-    // It cannot fail: the sender is never dropped.
-    let _ = UNDER_WAY.subscribe().wait_for(|count| *count == 0).await;
+    // It is waited for when closed only; a closed one takes more all the same.
+    UNDER_WAY.close();
+    UNDER_WAY.wait().await;
 }
 
 /// Runs an operation in a task of its own and waits for it.
 pub(crate) async fn detached<T: Send + 'static>(
     operation: impl Future<Output = Result<T>> + Send + 'static,
 ) -> Result<T> {
-    outcome(counted(operation)).await
-}
-
-fn counted<T: Send + 'static>(
-    operation: impl Future<Output = T> + Send + 'static,
-) -> tokio::task::JoinHandle<T> {
-    let counted = Counted::new();
-    tokio::spawn(async move {
-        let done = operation.await;
-        drop(counted);
-        done
-    })
+    outcome(UNDER_WAY.spawn(operation)).await
 }
 
 async fn outcome<T>(task: tokio::task::JoinHandle<Result<T>>) -> Result<T> {
@@ -94,7 +68,7 @@ impl<R: Clone + PartialEq + Send + 'static> Flights<R> {
         }
         // Moved into the task: even one that panics must not leave its key taken.
         let (made, landing) = (make(), Landing { flights: self.0.clone(), key: key.to_owned() });
-        let task = counted(async move {
+        let task = UNDER_WAY.spawn(async move {
             let made = made.await;
             drop(landing);
             made
@@ -151,7 +125,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_nobody_waits_for_is_waited_for_at_the_end() {
-        let (open, mut gate) = watch::channel(false);
+        let (open, mut gate) = tokio::sync::watch::channel(false);
         let work = async move {
             let _ = gate.wait_for(|open| *open).await;
             Ok(())
