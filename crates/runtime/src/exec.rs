@@ -34,8 +34,8 @@ pub struct ExecContext<'a> {
     pub streams: StandardFds<'a>,
 }
 
-/// The hierarchies in which an exec has a group of its own on v1: what a timeout kills by, and what counts processes.
-pub(crate) const CHILD_CONTROLLERS: [&str; 2] = ["freezer", "pids"];
+/// The hierarchies in which an exec or a hook has a group of its own on v1: what a timeout kills by, and what counts processes.
+pub const CHILD_CONTROLLERS: [&str; 2] = ["freezer", "pids"];
 
 /// Makes the process, which sets itself up, reports, and runs its program at once.
 pub fn exec(plan: &ExecPlan, context: &ExecContext<'_>) -> Result<Spawned, Failure> {

@@ -39,7 +39,7 @@ mod userns;
 
 pub use child::{Channel, Report, Spawned, StandardFds, exit_code};
 pub use create::{CreateContext, Namespaces, create};
-pub use exec::{ExecContext, exec};
+pub use exec::{CHILD_CONTROLLERS, ExecContext, exec};
 pub use hook::{Place, hook};
 pub use init::reaping_init;
 pub use userns::User;

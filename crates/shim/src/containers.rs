@@ -225,12 +225,9 @@ impl Shim {
     pub(crate) fn start(&mut self, reply: Owed, id: &str) -> Result<(), Failure> {
         let number = self.find(id)?;
         let container = self.containers.get_mut(&number).ok_or_else(|| unknown(id))?;
-        let (Stage::Created, Some(channel)) = (&container.stage, &container.channel) else {
+        if !matches!((&container.stage, &container.channel), (Stage::Created, Some(_))) {
             let message = format!("container {id} is not waiting to be started");
             return Err(failure(FailureKind::WrongState, "start", message));
-        };
-        if container.first_hook(Point::StartContainer).is_none() {
-            channel.release().map_err(|e| call_failed("start", &e))?;
         }
         container.stage = Stage::Starting { reply };
         self.begin_hooks(number, Point::StartContainer);

@@ -7,7 +7,7 @@ use crate::shim::{Owed, Shim, TICK};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 use strata_cgroup::Group;
-use strata_runtime::{Channel, ExecContext, Report, StandardFds};
+use strata_runtime::{Channel, Report, StandardFds};
 use strata_sys::process::{self, Exited};
 use strata_wire::frame::FrameError;
 use strata_wire::message::{Failure, FailureKind};
@@ -47,9 +47,6 @@ pub(crate) struct Leftover {
 /// How long the processes of a killed exec may take to go before nobody waits for it any more.
 const LEFTOVERS_FOR: Duration = Duration::from_secs(2);
 
-/// The hierarchies in which an exec gets a group of its own on v1.
-pub(crate) const CONTROLLERS: [&str; 2] = ["freezer", "pids"];
-
 impl Leftover {
     /// A group that is empty in a moment.
     pub(crate) fn of(container: u32, group: Group) -> Self {
@@ -83,23 +80,12 @@ impl Shim {
             return Err(failure(FailureKind::WrongState, step, message));
         }
         plan.process.oom_score_adj = plan.process.oom_score_adj.or(container.plan.process.oom_score_adj);
-        let group = container.group.child(&format!("exec-{}", plan.exec_id)).ok();
-        // A container that made groups of its own on v2 may leave no room for another: then the exec lives beside it.
-        let group = group.filter(|g| g.create_in(&CONTROLLERS).is_ok());
         let stream = |n: usize| -> Option<BorrowedFd<'_>> { fds.get(n).map(AsFd::as_fd) };
-        let context = ExecContext {
-            init: container.pidfd.as_fd(),
-            init_pid: container.pid,
-            pid: container.pid_namespace.as_fd(),
-            user: self.user(),
-            cgroup: &container.group,
-            child_cgroup: group.as_ref(),
-            streams: StandardFds { stdin: stream(0), stdout: stream(1), stderr: stream(2) },
-        };
-        let spawned = strata_runtime::exec(&plan, &context).map_err(|failed| {
-            group.iter().for_each(|g| _ = g.remove_if_empty());
-            self.blame_end_of(number, failed)
-        })?;
+        let streams = StandardFds { stdin: stream(0), stdout: stream(1), stderr: stream(2) };
+        let name = format!("exec-{}", plan.exec_id);
+        let (spawned, group) = self
+            .make_in(container, &name, streams, |context| strata_runtime::exec(&plan, context))
+            .map_err(|failed| self.blame_end_of(number, failed))?;
         let id = self.next_id();
         if let Err(e) = self.poll.add(&spawned.channel, Token::Exec(id), true, false) {
             let _ = process::pidfd_send_signal(&spawned.pidfd, 9);

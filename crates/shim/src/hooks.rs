@@ -4,7 +4,7 @@
 //! time is over, and what it leaves running is killed with its end. Nothing here waits for one.
 
 use crate::containers::{Container, Stage, allowed};
-use crate::execs::{CONTROLLERS, Leftover};
+use crate::execs::Leftover;
 use crate::poll::Token;
 use crate::requests::{call_failed, failure, unknown};
 use crate::shim::{Owed, Shim};
@@ -76,11 +76,6 @@ impl Container {
     fn hooks(&self) -> &[Hook] {
         self.plan.hooks.as_ref().map(|hooks| hooks.hooks.as_slice()).unwrap_or_default()
     }
-
-    /// Which of the plan's hooks is the first of a point.
-    pub(crate) fn first_hook(&self, point: Point) -> Option<usize> {
-        self.hooks().iter().position(|hook| hook.point == point)
-    }
 }
 
 impl Shim {
@@ -102,9 +97,6 @@ impl Shim {
             return Err(failure(FailureKind::WrongState, "continue", message));
         }
         container.stage = Stage::Creating { reply, until: Instant::now() + allowed(&container.plan) };
-        if container.first_hook(Point::CreateContainer).is_none() {
-            self.go_on(number);
-        }
         self.begin_hooks(number, Point::CreateContainer);
         Ok(())
     }
@@ -112,9 +104,10 @@ impl Shim {
     /// Runs a point's hooks, if it has any; then the container goes on.
     pub(crate) fn begin_hooks(&mut self, id: u32, point: Point) {
         let Some(container) = self.containers.get(&id) else { return };
-        if let Some(index) = container.first_hook(point) {
-            let until = Instant::now() + allowed(&container.plan);
-            self.run_hook(id, index, until);
+        let until = Instant::now() + allowed(&container.plan);
+        match container.hooks().iter().position(|hook| hook.point == point) {
+            Some(index) => self.run_hook(id, index, until),
+            None => self.go_on(id),
         }
     }
 
@@ -153,24 +146,15 @@ impl Shim {
         rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK)
             .call(|| "fcntl(F_SETFL, O_NONBLOCK)".into())
             .map_err(|e| failed(&e))?;
-        // One that was killed must not be used again (CLONE_INTO_CGROUP).
-        let group = container.group.child(&format!("hook-{number}")).ok();
-        let group = group.filter(|g| g.create_in(&CONTROLLERS).is_ok());
-        let context = ExecContext {
-            init: container.pidfd.as_fd(),
-            init_pid: container.pid,
-            pid: container.pid_namespace.as_fd(),
-            user: self.user(),
-            cgroup: &container.group,
-            child_cgroup: group.as_ref(),
-            streams: StandardFds {
-                stdin: Some(state.as_fd()),
-                stdout: Some(theirs.as_fd()),
-                stderr: Some(theirs.as_fd()),
-            },
+        let streams = StandardFds {
+            stdin: Some(state.as_fd()),
+            stdout: Some(theirs.as_fd()),
+            stderr: Some(theirs.as_fd()),
         };
-        let child = strata_runtime::hook(hook, place, &context)
-            .inspect_err(|_| group.iter().for_each(|g| _ = g.remove_if_empty()))?;
+        // A group that was killed must not be used again (CLONE_INTO_CGROUP).
+        let name = format!("hook-{number}");
+        let make = |context: &ExecContext<'_>| strata_runtime::hook(hook, place, context);
+        let (child, group) = self.make_in(container, &name, streams, make)?;
         let begun = Instant::now();
         let limit = hook.limit(all_until.saturating_duration_since(begun));
         let run = HookRun {

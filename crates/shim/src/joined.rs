@@ -1,9 +1,11 @@
-//! Namespaces that a container joins beside its pod's: the pod's user namespace, another container's PID namespace.
+//! What joins something: containers the pod's user namespace and others' PID namespaces, execs and hooks a container.
 
+use crate::containers::Container;
 use crate::requests::failure;
 use crate::shim::Shim;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use strata_runtime::User;
+use strata_cgroup::Group;
+use strata_runtime::{CHILD_CONTROLLERS, ExecContext, StandardFds, User};
 use strata_wire::ContainerPlan;
 use strata_wire::message::{Failure, FailureKind};
 use strata_wire::plan::PidMode;
@@ -13,6 +15,35 @@ impl Shim {
     pub(crate) fn user(&self) -> Option<User<'_>> {
         let namespace = self.namespaces.user.as_ref()?.as_fd();
         Some(User { namespace, ids: self.plan.ids.unwrap_or_default() })
+    }
+
+    /// Has `make` make a process that joins a container, in a group of this name below the container's. A container that has made
+    /// groups of its own on v2 may leave no room for it: then there is none, and the process lives beside them.
+    pub(crate) fn make_in<T>(
+        &self,
+        container: &Container,
+        group: &str,
+        streams: StandardFds<'_>,
+        make: impl FnOnce(&ExecContext<'_>) -> Result<T, Failure>,
+    ) -> Result<(T, Option<Group>), Failure> {
+        let group = container.group.child(group).ok();
+        let group = group.filter(|group| group.create_in(&CHILD_CONTROLLERS).is_ok());
+        let made = make(&ExecContext {
+            init: container.pidfd.as_fd(),
+            init_pid: container.pid,
+            pid: container.pid_namespace.as_fd(),
+            user: self.user(),
+            cgroup: &container.group,
+            child_cgroup: group.as_ref(),
+            streams,
+        });
+        match made {
+            Ok(made) => Ok((made, group)),
+            Err(failed) => {
+                group.iter().for_each(|group| _ = group.remove_if_empty());
+                Err(failed)
+            }
+        }
     }
 
     /// The PID namespace of the container that a plan targets.
