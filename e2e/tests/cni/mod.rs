@@ -1,6 +1,5 @@
 //! CNI with the plugins of Debian's containernetworking-plugins, each behind a script that can hold it up or make it fail.
 
-mod again;
 mod crashes;
 mod handlers;
 mod hangs;
