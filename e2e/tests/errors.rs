@@ -18,7 +18,7 @@ mod twice;
 use k8s_cri::v1 as cri;
 use scene::{Case, Scene};
 use std::collections::BTreeSet;
-use strata_e2e::node::{container, pod, test};
+use strata_e2e::node::{Node, container, pod, test};
 use tonic::Code;
 
 type Table = for<'a, 'b> fn(&'a Scene<'b>) -> Vec<Case<'a>>;
@@ -49,6 +49,7 @@ fn of_pods() {
     test(|node| {
         let scene = Scene::new(node);
         OF_PODS.iter().for_each(|table| scene.check(table(&scene)));
+        assert_blameless(node);
     });
 }
 
@@ -57,6 +58,7 @@ fn of_containers() {
     test(|node| {
         let scene = Scene::new(node);
         OF_CONTAINERS.iter().for_each(|table| scene.check(table(&scene)));
+        assert_blameless(node);
     });
 }
 
@@ -66,6 +68,7 @@ fn of_images() {
         let scene = Scene::new(node);
         OF_IMAGES.iter().for_each(|table| scene.check(table(&scene)));
         every_call_has_a_line(&scene);
+        assert_blameless(node);
     });
 }
 
@@ -95,6 +98,31 @@ fn of_the_strata_command() {
         scene.check(debug::create(&scene));
         scene.check(debug::others(&scene));
         scene.check(debug::sessions(&scene));
+        assert_blameless(node);
+    });
+}
+
+/// That nothing of what clients did wrong is an error in stratad's log: those are the node's.
+#[track_caller]
+fn assert_blameless(node: &Node) {
+    let log = std::fs::read_to_string(node.dir("stratad.log")).unwrap();
+    let errors: Vec<_> = log.lines().filter(|line| line.contains(" ERROR ")).collect();
+    assert!(errors.is_empty(), "{errors:#?}");
+}
+
+#[test]
+fn what_is_no_request_is_no_error_of_the_node_s() {
+    test(|node| {
+        // As of a client that leaves before it has sent its message, and one that sends none.
+        let gone = node.send_raw("Version", b"");
+        assert_eq!(gone.code(), Code::Internal, "{gone:?}");
+        let odd = node.send_raw("ListContainers", b"\0\0\0\0\x03\xff\xff\xff");
+        assert_eq!(odd.code(), Code::Internal, "{odd:?}");
+        let cut = node.send_raw("ListContainers", b"\0\0\0\0\x7f\x0a");
+        assert_ne!(cut.code(), Code::Ok, "{cut:?}");
+        let strange = node.send_raw("Nothing", b"");
+        assert_eq!(strange.code(), Code::Unimplemented, "{strange:?}");
+        assert_blameless(node);
     });
 }
 

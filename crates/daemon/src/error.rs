@@ -108,6 +108,7 @@ fn bounded(message: String) -> String {
 impl From<Error> for tonic::Status {
     fn from(error: Error) -> Self {
         use tonic::Code;
+        crate::metrics::rpc::answered();
         let code = match error.kind {
             Kind::NotFound => Code::NotFound,
             Kind::AlreadyExists => Code::AlreadyExists,

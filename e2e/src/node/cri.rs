@@ -90,6 +90,26 @@ impl Node {
         })
     }
 
+    /// A call of the runtime service that sends these bytes for a message.
+    #[track_caller]
+    pub fn send_raw(&self, method: &str, bytes: &'static [u8]) -> Status {
+        use tower::Service;
+        self.runtime.block_on(async {
+            let mut channel = self.channel().await.unwrap();
+            let body = http_body_util::Full::new(bytes::Bytes::from_static(bytes));
+            let request = tonic::codegen::http::Request::post(format!(
+                "http://stratad/runtime.v1.RuntimeService/{method}"
+            ))
+            .header("content-type", "application/grpc")
+            .header("te", "trailers")
+            .body(tonic::body::Body::new(body))
+            .unwrap();
+            std::future::poll_fn(|cx| channel.poll_ready(cx)).await.unwrap();
+            let answer = channel.call(request).await.unwrap();
+            Status::from_header_map(answer.headers()).unwrap_or_else(|| Status::ok(""))
+        })
+    }
+
     /// A call of the runtime service through Strata's own messages, which have fields that the other client does not know.
     pub fn newest<T>(
         &self,

@@ -88,6 +88,8 @@ struct About(Mutex<Subject>);
 struct Subject {
     pod: Option<String>,
     container: Option<String>,
+    /// Whether the error that it ends with is stratad's own, and not tonic's about a request that stratad never saw.
+    ours: bool,
 }
 
 tokio::task_local! {
@@ -96,6 +98,11 @@ tokio::task_local! {
 
 fn about(change: impl FnOnce(&mut Subject)) {
     let _ = ABOUT.try_with(|a| change(&mut a.0.lock().unwrap_or_else(PoisonError::into_inner)));
+}
+
+/// The call being worked on ends with an error of stratad's.
+pub(crate) fn answered() {
+    about(|subject| subject.ours = true);
 }
 
 /// The call being worked on is about this pod: its log line shall say so.
@@ -135,7 +142,7 @@ impl Call {
         let (method, code) = (self.method.method.as_str(), labels.code);
         let ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         let (pod, container) = (subject.pod.as_deref(), subject.container.as_deref());
-        match severity(code) {
+        match severity(code, subject.ours, message) {
             Severity::Done => tracing::debug!(method, code, ms, pod, container, "call"),
             Severity::Asked => {
                 tracing::info!(method, code, ms, pod, container, error = message, "call failed");
@@ -155,6 +162,22 @@ impl Call {
         self.end(status.code(), status.message());
         true
     }
+
+    /// Ends it by a fault of stratad's.
+    fn broke(&mut self, how: &str) {
+        self.is_ours();
+        self.end(Code::Internal, how);
+    }
+
+    fn is_ours(&self) {
+        self.about.0.lock().unwrap_or_else(PoisonError::into_inner).ours = true;
+    }
+
+    /// As [`Self::told`] of trailers, whose errors are all stratad's: where they come, the request has been read.
+    fn told_late(&mut self, trailers: &HeaderMap) {
+        self.is_ours();
+        self.told(trailers);
+    }
 }
 
 impl Drop for Call {
@@ -165,7 +188,7 @@ impl Drop for Call {
 
 /// Whose business an end is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Severity {
+pub(super) enum Severity {
     /// Nobody's, unless one is looking for something.
     Done,
     /// The caller's.
@@ -176,11 +199,14 @@ enum Severity {
     Ours,
 }
 
-fn severity(code: &str) -> Severity {
+/// An error in the log is the node's: whoever asks for what cannot be had, sends what is no message or goes away makes none.
+pub(super) fn severity(code: &str, ours: bool, message: &str) -> Severity {
     match code {
         "ok" | "cancelled" => Severity::Done,
+        // tonic's word for a client that has gone, or ended its request, before its message was sent.
+        "internal" if !ours && message.starts_with("Missing request message") => Severity::Done,
         "unavailable" | "resource_exhausted" | "deadline_exceeded" => Severity::Node,
-        "internal" | "unknown" | "data_loss" => Severity::Ours,
+        "internal" | "unknown" | "data_loss" if ours => Severity::Ours,
         _ => Severity::Asked,
     }
 }
@@ -249,7 +275,7 @@ where
             let answer = match answer {
                 Ok(answer) => answer,
                 Err(e) => {
-                    call.end(Code::Internal, "the service broke down");
+                    call.broke("the service broke down");
                     return Err(e);
                 }
             };
@@ -281,10 +307,10 @@ impl<A: Body<Data = Bytes> + Unpin> Body for Watched<A> {
             match frame {
                 Some(Ok(frame)) => {
                     if let Some(trailers) = frame.trailers_ref() {
-                        call.told(trailers);
+                        call.told_late(trailers);
                     }
                 }
-                Some(Err(_)) => call.end(Code::Internal, "the answer broke off"),
+                Some(Err(_)) => call.broke("the answer broke off"),
                 None => call.end(Code::Ok, ""),
             }
         }

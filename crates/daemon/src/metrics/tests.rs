@@ -1,4 +1,4 @@
-use super::rpc::{Calls, Measure};
+use super::rpc::{Calls, Measure, Severity, severity};
 use crate::error::{Error, Kind};
 use bytes::Bytes;
 use futures_util::StreamExt;
@@ -83,6 +83,27 @@ async fn a_client_that_goes_away_has_cancelled() {
     let inner = service_fn(async |_: Request<()>| Ok::<_, Infallible>(answer(Code::Ok)));
     drop(Measure(calls.clone()).layer(inner).call(request(LIST)).await.unwrap());
     assert_eq!((lists_ended(&calls, "cancelled"), calls.running(LIST)), (2, 0));
+}
+
+#[test]
+fn errors_in_the_log_are_the_node_s() {
+    let gone = "Missing request message.";
+    for (code, ours, message, expected) in [
+        ("ok", false, "", Severity::Done),
+        ("cancelled", true, "", Severity::Done),
+        ("internal", false, gone, Severity::Done),
+        ("internal", false, "failed to decode Protobuf message", Severity::Asked),
+        ("unknown", false, "", Severity::Asked),
+        ("unimplemented", false, "", Severity::Asked),
+        ("invalid_argument", true, "", Severity::Asked),
+        ("not_found", true, "", Severity::Asked),
+        ("failed_precondition", true, "", Severity::Asked),
+        ("unavailable", true, "", Severity::Node),
+        ("internal", true, gone, Severity::Ours),
+        ("data_loss", true, "", Severity::Ours),
+    ] {
+        assert_eq!(severity(code, ours, message), expected, "{code} {ours} {message}");
+    }
 }
 
 #[tokio::test]
