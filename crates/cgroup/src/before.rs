@@ -2,12 +2,11 @@
 
 use crate::group::Group;
 use crate::hierarchy::Mode;
-use crate::{Resources, Result, file};
+use crate::{Error, Resources, Result, file};
 use std::path::Path;
 
 impl Group {
-    /// What the files say now to which these limits would be written: to apply it takes them back, also where there was no limit
-    /// before. Rules for devices are not in it.
+    /// What the files say now to which these limits would be written, for [`Self::take_back`]. Rules for devices are not in it.
     ///
     /// # Errors
     /// If a file is there and cannot be read.
@@ -58,16 +57,11 @@ impl Group {
                 before.unified.insert(name.to_owned(), text);
             }
         }
-        // While it has processes it cannot be told to have none of its own any more (`ENOSPC`): it keeps what it had from above.
-        let set = |name: &str| match said(&dir.join(name), "")? {
-            Some(none) if none == "\n" => said(&dir.join(format!("{name}.effective")), ""),
-            other => Ok(other),
-        };
         if limits.cpuset_cpus.is_some() {
-            before.cpuset_cpus = set("cpuset.cpus")?;
+            before.cpuset_cpus = said(&dir.join("cpuset.cpus"), "")?;
         }
         if limits.cpuset_mems.is_some() {
-            before.cpuset_mems = set("cpuset.mems")?;
+            before.cpuset_mems = said(&dir.join("cpuset.mems"), "")?;
         }
         Ok(before)
     }
@@ -96,6 +90,72 @@ impl Group {
             ..Resources::default()
         })
     }
+}
+
+impl Group {
+    /// Takes limits back that were applied, all of them or some: writes what [`Self::before`] said to those files that say something
+    /// else now, and to no other, also where there was no limit before. What cannot be written keeps nothing else from it.
+    #[must_use = "what could not be taken back"]
+    pub fn take_back(&self, limits: &Resources, before: &Resources) -> Vec<Error> {
+        let changed = self.before(limits).and_then(|now| {
+            let mut changed = without(before, &now);
+            changed.cpuset_cpus = self.set_or_from_above("cpuset.cpus", changed.cpuset_cpus)?;
+            changed.cpuset_mems = self.set_or_from_above("cpuset.mems", changed.cpuset_mems)?;
+            Ok(changed)
+        });
+        match changed {
+            Ok(changed) => parts(changed).iter().filter_map(|part| self.apply(part).err()).collect(),
+            Err(e) => vec![e],
+        }
+    }
+
+    /// A set that has been changed, as it can be taken back on v2: while the group has processes it cannot be told to have none of its
+    /// own any more (`ENOSPC`), but it can be given what it would have from above.
+    fn set_or_from_above(&self, name: &str, set: Option<String>) -> Result<Option<String>> {
+        match (self.v2_dir().as_deref().and_then(Path::parent), set.as_deref()) {
+            (Some(above), Some("\n")) => said(&above.join(format!("{name}.effective")), ""),
+            _ => Ok(set),
+        }
+    }
+}
+
+/// What of limits is something else now.
+fn without(before: &Resources, now: &Resources) -> Resources {
+    fn unless<T: Clone + PartialEq>(before: &Option<T>, now: &Option<T>) -> Option<T> {
+        before.clone().filter(|_| before != now)
+    }
+    let mut unified = before.unified.clone();
+    unified.retain(|name, text| now.unified.get(name) != Some(text));
+    Resources {
+        cpu_shares: unless(&before.cpu_shares, &now.cpu_shares),
+        cpu_quota: unless(&before.cpu_quota, &now.cpu_quota),
+        cpu_period: unless(&before.cpu_period, &now.cpu_period),
+        cpuset_cpus: unless(&before.cpuset_cpus, &now.cpuset_cpus),
+        cpuset_mems: unless(&before.cpuset_mems, &now.cpuset_mems),
+        memory_limit: unless(&before.memory_limit, &now.memory_limit),
+        memory_swap_limit: unless(&before.memory_swap_limit, &now.memory_swap_limit),
+        pids_limit: unless(&before.pids_limit, &now.pids_limit),
+        hugepages: before.hugepages.iter().filter(|limit| !now.hugepages.contains(limit)).cloned().collect(),
+        unified,
+        devices: None,
+    }
+}
+
+/// Limits that do not depend on each other, one by one.
+fn parts(all: Resources) -> Vec<Resources> {
+    let none = Resources::default;
+    let mut parts = vec![
+        Resources { cpu_shares: all.cpu_shares, ..none() },
+        Resources { cpu_quota: all.cpu_quota, cpu_period: all.cpu_period, ..none() },
+        Resources { cpuset_cpus: all.cpuset_cpus, ..none() },
+        Resources { cpuset_mems: all.cpuset_mems, ..none() },
+        Resources { memory_limit: all.memory_limit, memory_swap_limit: all.memory_swap_limit, ..none() },
+        Resources { pids_limit: all.pids_limit, ..none() },
+    ];
+    parts.extend(all.hugepages.into_iter().map(|limit| Resources { hugepages: vec![limit], ..none() }));
+    // In the order of their names: `cpu.idle` before `cpu.weight`, which an idle group has not.
+    parts.extend(all.unified.into_iter().map(|file| Resources { unified: [file].into(), ..none() }));
+    parts
 }
 
 /// What takes `value` back when it is written to a file instead: its text, or of files with a line for each device that line.

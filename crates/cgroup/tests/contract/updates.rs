@@ -179,6 +179,12 @@ fn files(private: &Private) -> Vec<String> {
     }
 }
 
+#[track_caller]
+fn taken_back(private: &Private, limits: &Resources, before: &Resources) {
+    let left = private.0.take_back(limits, before);
+    assert!(left.is_empty(), "{left:?}");
+}
+
 #[test]
 fn a_change_is_taken_back_also_where_nothing_was_limited() {
     let Some(private) = Private::new() else { return };
@@ -212,7 +218,7 @@ fn a_change_is_taken_back_also_where_nothing_was_limited() {
     let limited = files(&private);
     let changed = untouched.iter().zip(&limited).filter(|(before, after)| before != after).count();
     assert!(changed >= 5, "{untouched:?} {limited:?}");
-    private.0.apply(&before).unwrap();
+    taken_back(&private, &wanted, &before);
     assert_eq!(files(&private), untouched);
 
     // Of a limit, and of an idle group, which has no weight.
@@ -226,6 +232,57 @@ fn a_change_is_taken_back_also_where_nothing_was_limited() {
     let before = private.0.before(&other).unwrap();
     private.0.apply(&other).unwrap();
     assert_ne!(files(&private), limited);
-    private.0.apply(&before).unwrap();
+    taken_back(&private, &other, &before);
     assert_eq!(files(&private), limited);
+}
+
+#[test]
+fn what_a_refused_change_did_not_touch_is_not_written() {
+    let Some(private) = Private::new() else { return };
+    let _child = private.spawn("exec sleep 100");
+    let sets = || {
+        let set = |name: &str| private.reads("cpuset", name, name);
+        (set("cpuset.cpus"), set("cpuset.mems"))
+    };
+    let untouched = (sets(), files(&private));
+    // On v2 it has no sets of its own, and gets none by one that is refused.
+    assert_eq!(private.v2(), untouched.0 == (String::new(), String::new()), "{untouched:?}");
+    for refused in [
+        Resources { cpu_shares: Some(512), cpuset_cpus: Some("8000".into()), ..Resources::default() },
+        Resources { cpu_shares: Some(512), cpuset_mems: Some("8000".into()), ..Resources::default() },
+    ] {
+        let before = private.0.before(&refused).unwrap();
+        let error = private.0.apply(&refused).unwrap_err();
+        assert!(error.to_string().contains("8000"), "{error}");
+        assert_ne!(files(&private), untouched.1, "the weight has been changed");
+        taken_back(&private, &refused, &before);
+        assert_eq!((sets(), files(&private)), untouched);
+    }
+}
+
+#[test]
+fn what_cannot_be_taken_back_is_told_and_keeps_nothing_else() {
+    let Some(private) = Private::new() else { return };
+    let cpus = private.reads("cpuset", "cpuset.cpus", "cpuset.cpus.effective");
+    // v2 takes any set, whatever there is above.
+    if private.v2() || cpus == "0" {
+        return;
+    }
+    let _child = private.spawn("exec sleep 100");
+    let wanted = Resources {
+        cpu_shares: Some(512),
+        cpuset_cpus: Some("0".into()),
+        pids_limit: Some(20),
+        ..Resources::default()
+    };
+    let before = private.0.before(&wanted).unwrap();
+    private.0.apply(&wanted).unwrap();
+    let above = private.0.v1_dir("cpuset").unwrap().join("../cpuset.cpus");
+    std::fs::write(above, "0").unwrap();
+    let left = private.0.take_back(&wanted, &before);
+    let told: Vec<_> = left.iter().map(ToString::to_string).collect();
+    assert!(told.len() == 1 && told[0].contains("cpuset.cpus") && told[0].contains(&cpus), "{told:?}");
+    let now = |of: &str, name: &str| private.reads(of, name, "");
+    let now = (now("cpu", "cpu.shares"), now("pids", "pids.max"), now("cpuset", "cpuset.cpus"));
+    assert_eq!(now, ("1024".into(), "max".into(), "0".into()));
 }

@@ -164,21 +164,31 @@ impl Node {
         group.remove().map_err(|e| Error::internal(e.to_string()))
     }
 
-    /// Changes limits of a group, all of them or none. Call it where blocking is fine.
+    /// Changes limits of a group, all of them or none, and gives what they were. Call it where blocking is fine.
     ///
     /// # Errors
     /// If systemd or the kernel does not take them. They are then as they were, to both.
-    pub(crate) fn change_limits(&self, group: &Group, limits: &Resources) -> Result<()> {
+    pub(crate) fn change_limits(&self, group: &Group, limits: &Resources) -> Result<Resources> {
         let before = group.before(limits).map_err(|e| refused(&e))?;
         // With its properties systemd writes files, some of them for the worse: what is in them in the end is ours.
         self.tell_limits(group, limits)?;
-        let apply = |limits| group.apply(limits).map_err(|e| refused(&e));
-        apply(limits).inspect_err(|_| {
-            let back = [self.tell_limits(group, &before), apply(&before)];
-            for left in back.into_iter().filter_map(Result::err) {
-                tracing::warn!(cgroup = group.name(), error = %left, "limits that were refused in part cannot be taken back");
+        match group.apply(limits) {
+            Ok(()) => Ok(before),
+            Err(e) => {
+                self.take_limits_back(group, limits, &before);
+                Err(refused(&e))
             }
-        })
+        }
+    }
+
+    /// Takes a change of limits back that was made, or made in part; what cannot be taken back is warned of. Call it where blocking
+    /// is fine.
+    pub(crate) fn take_limits_back(&self, group: &Group, limits: &Resources, before: &Resources) {
+        let told = self.tell_limits(group, before).err();
+        let left = group.take_back(limits, before);
+        for error in left.iter().map(refused).chain(told) {
+            tracing::warn!(cgroup = group.name(), %error, "limits that were changed cannot be taken back");
+        }
     }
 
     /// Tells systemd of limits, which it would otherwise undo some day.
