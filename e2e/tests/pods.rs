@@ -6,6 +6,7 @@ mod images;
 mod mounts;
 mod resources;
 mod sandbox;
+mod unwritable;
 
 use k8s_cri::v1 as cri;
 use strata_e2e::node::Node;

@@ -45,23 +45,38 @@ impl Node {
             let (limits, left_out) = resources::fit(limits, &node.cgroups, None);
             left_out.iter().for_each(|warning| node.warn_once(warning));
             let adj = i32::try_from(merged.oom_score_adj).ok().filter(|_| new.oom_score_adj != 0);
-            let own = node.clone();
-            blocking(move || {
-                refuse_to_kill(&group, &limits)?;
-                own.change_limits(&group, &limits)?;
-                if adj.is_some_and(|adj| !set_oom_score_adj(&group, adj)) {
+            let (own, of, wanted) = (node.clone(), group.clone(), limits.clone());
+            let before = blocking(move || {
+                refuse_to_kill(&of, &wanted)?;
+                let before = own.change_limits(&of, &wanted)?;
+                if adj.is_some_and(|adj| !set_oom_score_adj(&of, adj)) {
                     own.warn_once(
                         "oom_score_adj of running processes cannot be lowered without CAP_SYS_RESOURCE",
                     );
                 }
-                Ok(())
+                Ok(before)
             })
             .await
             .map_err(|e| e.context(format!("container {}", short(container.id()))))?;
-            container.edit(|r| {
-                r.config.linux.get_or_insert_default().resources = Some(merged);
-            });
-            node.put_container(&container).await
+            let tell = |resources| {
+                container.edit(|r| r.config.linux.get_or_insert_default().resources = Some(resources));
+            };
+            tell(merged);
+            if let Err(e) = node.put_container(&container).await {
+                let adj = adj.and_then(|_| i32::try_from(old.oom_score_adj).ok());
+                tell(old);
+                let own = node.clone();
+                blocking(move || {
+                    own.take_limits_back(&group, &limits, &before);
+                    if let Some(adj) = adj {
+                        set_oom_score_adj(&group, adj);
+                    }
+                    Ok(())
+                })
+                .await?;
+                return Err(e);
+            }
+            Ok(())
         })
         .await
     }

@@ -44,6 +44,7 @@ impl Node {
                 )));
             }
             let record = pod.record();
+            let old = record.resources.clone();
             let all = PodResources {
                 overhead: new.overhead.or(record.resources.overhead),
                 resources: new.resources.or(record.resources.resources),
@@ -52,15 +53,28 @@ impl Node {
             resources::resources(&overhead, 0)?;
             let total = resources::with_overhead(&all.resources.clone().unwrap_or_default(), &overhead);
             let limits = resources::resources(&total, 0)?;
+            let (limits, left_out) = resources::fit(limits, &node.cgroups, None);
+            let group = node.group(&record.cgroup_parent)?;
+            let mut before = None;
             if record.owns_cgroup {
-                let (limits, left_out) = resources::fit(limits, &node.cgroups, None);
                 left_out.iter().for_each(|warning| node.warn_once(warning));
-                let group = node.group(&record.cgroup_parent)?;
-                let own = node.clone();
-                blocking(move || own.change_limits(&group, &limits)).await?;
+                let (own, of, wanted) = (node.clone(), group.clone(), limits.clone());
+                before = Some(blocking(move || own.change_limits(&of, &wanted)).await?);
             }
             pod.edit(|r| r.resources = all);
-            node.put_pod(&pod).await
+            let written = node.put_pod(&pod).await;
+            if written.is_err() {
+                pod.edit(|r| r.resources = old);
+                let own = node.clone();
+                blocking(move || {
+                    if let Some(before) = before {
+                        own.take_limits_back(&group, &limits, &before);
+                    }
+                    Ok(())
+                })
+                .await?;
+            }
+            written
         })
         .await
     }

@@ -134,6 +134,9 @@ pub(crate) fn refused(error: &strata_cgroup::Error) -> Error {
         strata_cgroup::Error::Value { errno: Errno::BUSY, .. } => Error::precondition(format!(
             "{error}: more is in use, and cannot be taken away; free it first, or choose a higher limit"
         )),
+        strata_cgroup::Error::Value { errno: Errno::ROFS | Errno::IO | Errno::NOMEM, .. } => {
+            Error::internal(error.to_string())
+        }
         strata_cgroup::Error::Value { .. } | strata_cgroup::Error::NoFile(..) => {
             Error::invalid(error.to_string())
         }
