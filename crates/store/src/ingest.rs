@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   source ─▶ digest, blob file ─▶ decompress ─┬▶ diff ID
-//!                                              └▶ unpack ─▶ content of long files
+//!                                              └▶ unpack ─▶ content of files
 //! ```
 //! Each stage is a thread, so that one large layer keeps several cores busy. What lies between them are buffers of which
 //! there are so many ([`buffers`](crate::buffers)), so memory is bounded however many layers come at once. A tar that is not

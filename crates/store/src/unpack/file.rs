@@ -1,7 +1,8 @@
 //! A regular file, with its holes.
 
 use super::archive::{Archive, Entry, Extent};
-use super::content::{self, End, Step, Steps};
+use super::batch::Batch;
+use super::content::{self, End, Step, Writer};
 use crate::buffers::CHUNK;
 use crate::entries::EntryMeta;
 use crate::error::{Error, Result};
@@ -10,22 +11,25 @@ use rustix::fs::{Mode, OFlags};
 use std::os::fd::{AsFd, OwnedFd};
 use xxhash_rust::xxh3::Xxh3;
 
-/// Makes a file of what the archive has of it. What it takes up, unless that comes from the thread to which it was handed on.
+/// Makes a file of what the archive has of it. What it takes up, unless that is told by what it was handed on to.
 pub(super) fn make(
     archive: &mut Archive<'_>,
     entry: &Entry,
     dir: impl AsFd,
     name: &[u8],
-    steps: &Steps,
+    writer: &mut Writer,
 ) -> Result<(EntryMeta, Option<Footprint>)> {
     let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     // Mostly that is its mode for good; the rest, and what the umask takes, comes when its owner is set.
     let mode = Mode::from_raw_mode(entry.attrs.mode & 0o777);
     let file = rustix::fs::openat(dir, name, flags, mode).map_err(std::io::Error::from)?;
-    let to = if entry.size < content::LONG {
+    let short = entry.size < content::LONG;
+    let to = if short && entry.map.is_none() {
+        To::Batch(writer.batch(), file)
+    } else if short {
         To::File(file)
     } else {
-        To::Thread(steps, Step { begin: Some((file, entry.path.clone())), ..Step::default() })
+        To::Thread(writer, Step { begin: Some((file, entry.path.clone())), ..Step::default() })
     };
     let mut content = Content { to, hasher: Xxh3::new() };
     match &entry.map {
@@ -43,9 +47,13 @@ pub(super) fn make(
     let meta = EntryMeta::file(entry.size, content.hasher.digest());
     match content.to {
         To::File(file) => Ok((meta, Some(content::finish(&file, entry.size, &entry.attrs)?))),
-        To::Thread(steps, mut step) => {
+        To::Batch(batch, file) => {
+            batch.put(file, entry.path.clone(), entry.attrs.clone());
+            Ok((meta, None))
+        }
+        To::Thread(writer, mut step) => {
             step.end = Some(End { size: entry.size, attrs: entry.attrs.clone() });
-            steps.send(step).map_err(|_| content::gone())?;
+            writer.step(step)?;
             Ok((meta, None))
         }
     }
@@ -53,9 +61,11 @@ pub(super) fn make(
 
 /// Where a file's content goes.
 enum To<'a> {
+    /// At once: a short one with holes.
     File(OwnedFd),
+    Batch(&'a mut Batch, OwnedFd),
     /// The step is not passed on yet.
-    Thread(&'a Steps, Step),
+    Thread(&'a Writer, Step),
 }
 
 /// A file's content on its way.
@@ -81,9 +91,10 @@ impl Content<'_> {
             let at = offset + size - left;
             match &mut self.to {
                 To::File(file) => content::write_at(file, at, data)?,
-                To::Thread(steps, step) => {
+                To::Batch(batch, _) => batch.append(data),
+                To::Thread(writer, step) => {
                     if step.data.is_some() {
-                        steps.send(std::mem::take(step)).map_err(|_| content::gone())?;
+                        writer.step(std::mem::take(step))?;
                     }
                     step.data = Some((at, archive.keep(n)?));
                 }

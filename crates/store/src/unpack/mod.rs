@@ -10,6 +10,7 @@
 
 pub(crate) mod archive;
 mod attrs;
+mod batch;
 mod below;
 mod content;
 mod file;
@@ -32,7 +33,7 @@ use crate::xattr;
 use archive::Archive;
 pub(crate) use attrs::{Attrs, times};
 pub(crate) use below::Below;
-use content::Steps;
+use content::Writer;
 use rustix::fs::{Mode, OFlags};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ffi::OsStr;
@@ -57,9 +58,9 @@ pub(crate) fn unpack(
     below: Option<Below<'_>>,
 ) -> Result<Unpacked> {
     std::thread::scope(|scope| {
-        let (steps, taken) = content::steps();
-        let writing = stage(scope, "write", || content::write_all(taken))?;
-        let made = make(root, tar, limits, below, steps);
+        let (writer, given) = content::writer();
+        let writing = stage(scope, "write", || content::write_all(given))?;
+        let made = make(root, tar, limits, below, writer);
         // If that has failed the tree could not be finished.
         let written = joined(writing)?;
         made?.finish(diff_id, written)
@@ -72,7 +73,7 @@ fn make<'b>(
     tar: &mut dyn Source,
     limits: &'b Limits,
     below: Option<Below<'b>>,
-    steps: Steps,
+    writer: Writer,
 ) -> Result<Unpacker<'b>> {
     let mut unpacker = Unpacker {
         root: Root::from_fd(root),
@@ -89,16 +90,18 @@ fn make<'b>(
         root_attrs: None,
         census: Census::new(limits),
         measured: Some(Footprint::default()),
-        steps: Some(steps),
+        writer: Some(writer),
     };
     let mut archive = Archive::new(tar);
     let mut last: Option<Vec<u8>> = None;
     while let Some(mut entry) = archive.next().map_err(|e| after(last.as_deref(), e))? {
         unpacker.entry(&mut archive, &mut entry).map_err(|e| e.context(entry_name(&entry.path)))?;
+        unpacker.pass_on()?;
         last = Some(entry.path);
     }
     archive.finish().map_err(|e| after(last.as_deref(), e))?;
-    unpacker.steps = None;
+    let rest = unpacker.writer.take().map(Writer::end).transpose()?;
+    unpacker.add(rest.unwrap_or_default());
     Ok(unpacker)
 }
 
@@ -142,7 +145,7 @@ struct Unpacker<'b> {
     /// Of what is there so far but for directories, as long as nothing of it has been removed.
     measured: Option<Footprint>,
     /// To the thread that writes the content of files, until all entries are there.
-    steps: Option<Steps>,
+    writer: Option<Writer>,
 }
 
 impl Unpacker<'_> {
@@ -166,6 +169,18 @@ impl Unpacker<'_> {
             Entry::Ignored => Ok(()),
             Entry::Invalid => Err(Error::invalid("a whiteout of no name")),
         }
+    }
+
+    /// Short files that are enough for a batch go on.
+    fn pass_on(&mut self) -> Result<()> {
+        let written = self.writer.as_mut().map(Writer::pass_on).transpose()?;
+        self.add(written.unwrap_or_default());
+        Ok(())
+    }
+
+    /// Counts up what something takes up that is there.
+    fn add(&mut self, there: Footprint) {
+        self.measured = self.measured.map(|all| all.and(there));
     }
 
     /// Where an entry's directory is, which is made if it is not there.

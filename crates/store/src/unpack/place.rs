@@ -37,11 +37,9 @@ impl Unpacker<'_> {
         let meta = match entry.kind {
             T::Regular | T::Continuous | T::GNUSparse => {
                 self.census.file(entry.size)?;
-                let steps = self.steps.as_ref().ok_or_else(content::gone)?;
-                let (meta, measured) = file::make(archive, entry, &dir, name, steps)?;
-                if let (Some(all), Some(measured)) = (&mut self.measured, measured) {
-                    *all = all.and(measured);
-                }
+                let writer = self.writer.as_mut().ok_or_else(content::gone)?;
+                let (meta, measured) = file::make(archive, entry, &dir, name, writer)?;
+                self.add(measured.unwrap_or_default());
                 self.tree.insert(&path, &meta.with(attrs));
                 return Ok(());
             }

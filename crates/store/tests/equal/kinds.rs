@@ -143,6 +143,25 @@ fn hundreds_of_layers() {
 }
 
 /// Layers that GNU tar itself makes, in each of its forms.
+/// More than are written at a time, and what becomes of them before they are.
+#[test]
+fn many_files_whose_names_change_meanwhile() {
+    let mut entries = vec![dir("d", 0o755), dir("gone", 0o755)];
+    for n in 0..300_u32 {
+        let data = vec![u8::try_from(n % 251).unwrap(); usize::try_from(n).unwrap() * 67];
+        entries.push(file(format!("d/{n}"), &data).mode(0o4755).owner(n, n + 1).mtime(i64::from(n), n));
+        entries.push(file(format!("gone/{n}"), &data).xattr("user.n", n.to_string()));
+        match n % 5 {
+            1 => entries.push(link(format!("d/{n}-too"), format!("gone/{n}"))),
+            2 => entries.push(file(format!("d/{n}"), "the last one counts")),
+            3 => entries.push(symlink(format!("d/{n}"), "0")),
+            _ => {}
+        }
+    }
+    entries.push(file("gone", "no directory any more"));
+    case(&[&entries, &[whiteout("d/0"), file("d/1", "of the next layer")]]);
+}
+
 #[test]
 fn archives_of_gnu_tar() {
     if !privileged() {
