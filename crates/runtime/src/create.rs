@@ -120,7 +120,7 @@ fn child(finish: &Finish<'_>, join: &Join, maps: &[Option<OwnedFd>]) -> Result<i
     join.enter().step(|| "enter the container's cgroup".into())?;
     context.namespaces.join()?;
     strata_sys::process::reset_signals().step(|| "signals".into())?;
-    let sources = Sources::shared(&plan.mounts, maps)?;
+    let sources = Sources::shared(plan, maps)?;
     strata_sys::mount::set_propagation(Path::new("/"), strata_sys::mount::Propagation::Slave)
         .step(|| "mount namespace".into())?;
 
@@ -130,7 +130,13 @@ fn child(finish: &Finish<'_>, join: &Join, maps: &[Option<OwnedFd>]) -> Result<i
         return userns::first_stage(finish, user, sources);
     }
     let proc = identity::private_proc()?;
-    finish.run(rootfs::attach(&plan.rootfs, finish.place())?, sources, None, &proc, Vec::new())
+    finish.run(
+        rootfs::attach(&plan.rootfs, plan.mount_label.as_deref(), finish.place())?,
+        sources,
+        None,
+        &proc,
+        Vec::new(),
+    )
 }
 
 /// From a root file system that is attached in a mount namespace of the container's own to its program.
@@ -183,14 +189,14 @@ impl Finish<'_> {
         protect::write_sysctls(proc, &plan.sysctls)?;
         let inside = Root::open(Path::new("/")).step(|| "open the container's root".into())?;
         protect::make_readonly(&inside, &plan.readonly_paths)?;
-        protect::mask(&inside, &plan.masked_paths)?;
+        protect::mask(&inside, &plan.masked_paths, plan.mount_label.as_deref())?;
         if plan.rootfs.readonly {
             rootfs::make_readonly(&root)?;
         }
         drop((inside, root, nodes));
 
         match context.user {
-            Some(_) => identity::in_user_namespace(&plan.process, &mut warnings)?,
+            Some(_) => identity::in_user_namespace(&plan.process, proc, &mut warnings)?,
             None => identity::before_barrier(&plan.process, proc, &mut warnings)?,
         }
         rustix::process::setsid().call(|| "setsid".into()).step(|| "session".into())?;

@@ -156,7 +156,7 @@ pub(crate) fn join(
         let namespace = user.namespace.try_clone_to_owned().call(|| "dup".into());
         let step = || "join the pod's user namespace".to_owned();
         strata_sys::userns::become_root_in(&namespace.step(step)?).step(step)?;
-        identity::in_user_namespace(process, &mut warnings)?;
+        identity::in_user_namespace(process, &proc, &mut warnings)?;
     } else {
         identity::before_barrier(process, &proc, &mut warnings)?;
     }

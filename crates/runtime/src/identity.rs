@@ -21,12 +21,20 @@ pub(crate) fn private_proc() -> Result<Root, Failure> {
 pub(crate) fn before_barrier(plan: &Process, proc: &Root, warnings: &mut Vec<String>) -> Result<(), Failure> {
     // The shim's own must not be inherited: it is among the last that the kernel would kill.
     set_oom_score_adj(proc, plan.oom_score_adj.unwrap_or(0), warnings)?;
-    in_user_namespace(plan, warnings)
+    in_user_namespace(plan, proc, warnings)
 }
 
 /// [`before_barrier`] where oom_score_adj and higher limits have been set before a user namespace was joined.
-pub(crate) fn in_user_namespace(plan: &Process, warnings: &mut Vec<String>) -> Result<(), Failure> {
+pub(crate) fn in_user_namespace(
+    plan: &Process,
+    proc: &Root,
+    warnings: &mut Vec<String>,
+) -> Result<(), Failure> {
     set_rlimits(&plan.rlimits, warnings)?;
+    if let Some(label) = &plan.selinux {
+        // The program could not use one that has the shim's.
+        write_attr(proc, "self/attr/keycreate", label, "SELinux label of keys")?;
+    }
     match keyring::new_session() {
         // A kernel without keyrings has none to keep apart.
         Err(e) if e.errno == Errno::NOSYS => Ok(()),
@@ -155,19 +163,21 @@ fn load_filter(plan: &Process) -> Result<(), Failure> {
 
 /// Labels that take effect with execve(2).
 fn set_labels(plan: &Process, proc: &Root) -> Result<(), Failure> {
-    let write = |path: &str, text: &str, what: &str| {
-        let step = || format!("{what} {text:?}; does this kernel have it enabled?");
-        let file = proc.resolve(path, OFlags::WRONLY).step(step)?;
-        rustix::io::write(&file, text.as_bytes()).call(|| format!("write({path:?})")).step(step).map(drop)
-    };
     if let Some(profile) = &plan.apparmor {
         let text = format!("exec {profile}");
         let modern = "self/attr/apparmor/exec";
         let path = if proc.exists(modern).unwrap_or(false) { modern } else { "self/attr/exec" };
-        write(path, &text, "AppArmor profile")?;
+        write_attr(proc, path, &text, "AppArmor profile")?;
     }
     match &plan.selinux {
-        Some(label) => write("self/attr/exec", label, "SELinux label"),
+        Some(label) => write_attr(proc, "self/attr/exec", label, "SELinux label"),
         None => Ok(()),
     }
+}
+
+/// Writes a security attribute of the calling process (proc_pid_attr(5)).
+fn write_attr(proc: &Root, path: &str, text: &str, what: &str) -> Result<(), Failure> {
+    let step = || format!("{what} {text:?}; does this kernel have it enabled?");
+    let file = proc.resolve(path, OFlags::WRONLY).step(step)?;
+    rustix::io::write(&file, text.as_bytes()).call(|| format!("write({path:?})")).step(step).map(drop)
 }

@@ -25,6 +25,7 @@ pub(crate) fn open(
     m: &Mount,
     lowers: &[String],
     subpath: &str,
+    label: Option<&str>,
     bench: Option<&Bench<'_>>,
 ) -> Result<OwnedFd, Failure> {
     let step = || format!("{FAILED}: image volume on {}", m.target);
@@ -39,9 +40,11 @@ pub(crate) fn open(
         mount::clone_tree(&place, c"", false).step(step)?
     } else if let Some(bench) = bench {
         let layers = bench.layers(lowers)?;
-        Overlay { lowers: &[], upper: None, volatile: false }.mount_over(&layers, readonly).step(step)?
+        Overlay { lowers: &[], upper: None, volatile: false, label }
+            .mount_over(&layers, readonly)
+            .step(step)?
     } else {
-        Overlay { lowers, upper: None, volatile: false }.mount(readonly).step(step)?
+        Overlay { lowers, upper: None, volatile: false, label }.mount(readonly).step(step)?
     };
     if subpath.is_empty() {
         return Ok(merged);

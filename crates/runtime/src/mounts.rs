@@ -3,16 +3,16 @@
 
 use crate::userns::{self, Bench};
 use crate::{Step, failure, image, rootfs};
-use rustix::fs::{CWD, FileType, OFlags};
+use rustix::fs::{CWD, FileType, Mode, OFlags, XattrFlags};
 use rustix::io::Errno;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use strata_cgroup::{Group, Mode};
+use strata_cgroup::Group;
 use strata_sys::CallExt;
 use strata_sys::mount::{self, Attrs, FsContext};
 use strata_sys::path::Root;
 use strata_wire::message::{Failure, FailureKind};
-use strata_wire::plan::{Mount, MountAttrs, MountKind, Propagation};
+use strata_wire::plan::{ContainerPlan, Mount, MountAttrs, MountKind, Propagation};
 
 /// What mounts show, as far as it is opened before their turn comes.
 #[derive(Debug)]
@@ -21,14 +21,16 @@ pub(crate) struct Sources<'a> {
     maps: &'a [Option<OwnedFd>],
     /// For each mount.
     opened: Vec<Option<OwnedFd>>,
+    /// The SELinux label of what is made for this container.
+    label: Option<&'a str>,
 }
 
 impl<'a> Sources<'a> {
     /// Copies the sources of shared binds. It must happen before this namespace's mounts are made slaves of the host's: a copy
     /// of a slave hears of the host's mounts, but the host not of those made below it.
-    pub(crate) fn shared(mounts: &[Mount], maps: &'a [Option<OwnedFd>]) -> Result<Self, Failure> {
-        let mut sources = Self { maps, opened: Vec::new() };
-        for (n, m) in mounts.iter().enumerate() {
+    pub(crate) fn shared(plan: &'a ContainerPlan, maps: &'a [Option<OwnedFd>]) -> Result<Self, Failure> {
+        let mut sources = Self { maps, opened: Vec::new(), label: plan.mount_label.as_deref() };
+        for (n, m) in plan.mounts.iter().enumerate() {
             let shared = matches!(m.kind, MountKind::Bind { propagation: Propagation::Shared, .. });
             sources.opened.push(if shared { Some(sources.bind(n, m)?) } else { None });
         }
@@ -45,9 +47,11 @@ impl<'a> Sources<'a> {
                 // They show the pod's namespaces, which have been joined; a root of the user namespace may only mount what its
                 // mount namespace shows already, in full.
                 MountKind::Fs { fstype, options } if ["sysfs", "mqueue"].contains(&fstype.as_str()) => {
-                    make_fs(m, fstype, options)?
+                    make_fs(m, fstype, options, self.label)?
                 }
-                MountKind::Image { lowers, subpath } => image::open(m, lowers, subpath, Some(bench))?,
+                MountKind::Image { lowers, subpath } => {
+                    image::open(m, lowers, subpath, self.label, Some(bench))?
+                }
                 _ => continue,
             };
             if let Some(slot) = self.opened.get_mut(n) {
@@ -92,16 +96,16 @@ pub(crate) fn attach_all(
         (MountKind::Fs { fstype, options }, opened) => {
             let mounted = match opened {
                 Some(mounted) => mounted,
-                None => make_fs(m, fstype, options)?,
+                None => make_fs(m, fstype, options, sources.label)?,
             };
             let step = || format!("mount {fstype} on {}", m.target);
             mount::attach(&mounted, target(root, &m.target, true)?).step(step)
         }
-        (MountKind::Cgroup, _) => cgroups(root, m, cgroup),
+        (MountKind::Cgroup, _) => cgroups(root, m, cgroup, sources.label),
         (MountKind::Image { lowers, subpath }, opened) => {
             let tree = match opened {
                 Some(tree) => tree,
-                None => image::open(m, lowers, subpath, None)?,
+                None => image::open(m, lowers, subpath, sources.label, None)?,
             };
             bind(root, m, &tree, false, Propagation::Private)
         }
@@ -156,7 +160,12 @@ fn own(root: &Root, m: &Mount) -> Result<(), Failure> {
     bind(root, m, &tree, false, Propagation::Private)
 }
 
-fn make_fs(m: &Mount, fstype: &str, options: &[(String, Option<String>)]) -> Result<OwnedFd, Failure> {
+fn make_fs(
+    m: &Mount,
+    fstype: &str,
+    options: &[(String, Option<String>)],
+    label: Option<&str>,
+) -> Result<OwnedFd, Failure> {
     let step = || format!("mount {fstype} on {}", m.target);
     let fs = FsContext::new(fstype).step(step)?;
     for (key, value) in options {
@@ -165,14 +174,36 @@ fn make_fs(m: &Mount, fstype: &str, options: &[(String, Option<String>)]) -> Res
             None => fs.set_flag(key).step(step)?,
         }
     }
-    fs.mount(attrs(m.attrs)).step(step)
+    // Those of the kernel's own files are the policy's to give.
+    fs.set_label(label.filter(|_| ["tmpfs", "devpts"].contains(&fstype))).step(step)?;
+    let mounted = fs.mount(attrs(m.attrs)).step(step)?;
+    // It came with the IPC namespace, and takes no options any more.
+    if let Some(label) = label.filter(|_| fstype == "mqueue") {
+        label_top(&mounted, label).step(step)?;
+    }
+    Ok(mounted)
+}
+
+/// Labels the top directory of a mount, where the policy labels files there at all.
+fn label_top(mounted: &OwnedFd, label: &str) -> strata_sys::Result<()> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let top = rustix::fs::openat(mounted, ".", flags, Mode::empty()).call(|| "openat(\".\")".into())?;
+    match rustix::fs::fsetxattr(&top, "security.selinux", label.as_bytes(), XattrFlags::empty()) {
+        Err(Errno::NOTSUP) => Ok(()),
+        other => other.call(|| format!("fsetxattr(security.selinux, {label:?})")),
+    }
 }
 
 /// The container's own groups, and nothing above them: on v2 its directory, on v1 a tmpfs with one for each hierarchy.
-fn cgroups(root: &Root, m: &Mount, (group, namespace): (&Group, bool)) -> Result<(), Failure> {
+fn cgroups(
+    root: &Root,
+    m: &Mount,
+    (group, namespace): (&Group, bool),
+    label: Option<&str>,
+) -> Result<(), Failure> {
     let step = || format!("mount cgroups on {}", m.target);
     let target = target(root, &m.target, true)?;
-    if group.hierarchy().mode() == Mode::V2 {
+    if group.hierarchy().mode() == strata_cgroup::Mode::V2 {
         // Without a namespace /proc/self/cgroup has the node's path, which is to be found here.
         let top = group.hierarchy().mount_points().next().filter(|_| !namespace).map(Path::to_path_buf);
         return match top.or_else(|| group.v2_dir()) {
@@ -183,6 +214,7 @@ fn cgroups(root: &Root, m: &Mount, (group, namespace): (&Group, bool)) -> Result
     let fs = FsContext::new("tmpfs").step(step)?;
     fs.set_string("mode", "755").step(step)?;
     fs.set_string("size", "64k").step(step)?;
+    fs.set_label(label).step(step)?;
     let tmpfs = fs.mount(Attrs { readonly: false, ..Attrs::INERT }).step(step)?;
     mount::attach(&tmpfs, &target).step(step)?;
     let top = Root::from_fd(tmpfs);

@@ -40,8 +40,9 @@ pub(crate) fn make_readonly(root: &Root, paths: &[String]) -> Result<(), Failure
     Ok(())
 }
 
-/// Hides paths, where they exist: files behind /dev/null, directories behind an empty read-only tmpfs.
-pub(crate) fn mask(root: &Root, paths: &[String]) -> Result<(), Failure> {
+/// Hides paths, where they exist: files behind /dev/null, directories behind an empty read-only tmpfs, which has the
+/// label.
+pub(crate) fn mask(root: &Root, paths: &[String], label: Option<&str>) -> Result<(), Failure> {
     for path in paths {
         let step = || format!("mask {path}");
         let Some(target) = find(root, path).step(step)? else { continue };
@@ -50,6 +51,7 @@ pub(crate) fn mask(root: &Root, paths: &[String]) -> Result<(), Failure> {
             let fs = FsContext::new("tmpfs").step(step)?;
             fs.set_string("size", "0").step(step)?;
             fs.set_string("nr_inodes", "1").step(step)?;
+            fs.set_label(label).step(step)?;
             fs.mount(Attrs { readonly: true, ..Attrs::INERT }).step(step)?
         } else {
             mount::clone_tree(&null(root)?, c"", false).step(step)?

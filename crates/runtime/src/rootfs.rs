@@ -15,14 +15,18 @@ const VOLATILE_MARK: &str = "work/incompat/volatile";
 /// Mounts the overlay and attaches it in this mount namespace.
 ///
 /// Mounts can be attached to a detached one only since Linux 6.15, so it needs a place.
-pub(crate) fn attach(rootfs: &Rootfs, at: &Path) -> Result<Root, Failure> {
-    let merged = overlay(rootfs, &rootfs.lowers).mount(Attrs::default());
+pub(crate) fn attach(rootfs: &Rootfs, label: Option<&str>, at: &Path) -> Result<Root, Failure> {
+    let merged = overlay(rootfs, &rootfs.lowers, label).mount(Attrs::default());
     place(explain(rootfs, merged)?, at)
 }
 
 /// The overlay, detached, over mounts of its layers.
-pub(crate) fn mount_over(rootfs: &Rootfs, layers: &[OwnedFd]) -> Result<OwnedFd, Failure> {
-    explain(rootfs, overlay(rootfs, &[]).mount_over(layers, Attrs::default()))
+pub(crate) fn mount_over(
+    rootfs: &Rootfs,
+    label: Option<&str>,
+    layers: &[OwnedFd],
+) -> Result<OwnedFd, Failure> {
+    explain(rootfs, overlay(rootfs, &[], label).mount_over(layers, Attrs::default()))
 }
 
 /// Attaches a detached root file system over a directory.
@@ -36,9 +40,9 @@ fn step() -> String {
     "mount the root file system".to_owned()
 }
 
-fn overlay<'a, P>(rootfs: &'a Rootfs, lowers: &'a [P]) -> Overlay<'a, P> {
+fn overlay<'a, P>(rootfs: &'a Rootfs, lowers: &'a [P], label: Option<&'a str>) -> Overlay<'a, P> {
     let upper = Some((Path::new(&rootfs.upper), Path::new(&rootfs.work)));
-    Overlay { lowers, upper, volatile: rootfs.volatile }
+    Overlay { lowers, upper, volatile: rootfs.volatile, label }
 }
 
 fn explain(rootfs: &Rootfs, mounted: strata_sys::Result<OwnedFd>) -> Result<OwnedFd, Failure> {

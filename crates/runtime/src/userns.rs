@@ -126,10 +126,12 @@ pub(crate) struct Bench<'a> {
 }
 
 impl<'a> Bench<'a> {
-    fn new(user: User<'a>) -> Result<Self, Failure> {
+    /// The label is that of device nodes.
+    fn new(user: User<'a>, label: Option<&str>) -> Result<Self, Failure> {
         let step = || "place for the container's mounts".to_owned();
         let fs = FsContext::new("tmpfs").step(step)?;
         fs.set_string("mode", "700").step(step)?;
+        fs.set_label(label).step(step)?;
         let top = fs.mount(Attrs { nosuid: true, noexec: true, ..Attrs::default() }).step(step)?;
         mount::attach(&top, Root::open(Path::new("/")).step(step)?).step(step)?;
         Ok(Self { top: Root::from_fd(top), user, next: Cell::new(0) })
@@ -190,9 +192,10 @@ pub(crate) fn first_stage(
     identity::set_oom_score_adj(&proc, plan.process.oom_score_adj.unwrap_or(0), &mut warnings)?;
     identity::raise_rlimits(&plan.process.rlimits);
     user.own_streams(context.streams.fds(), plan.process.uid)?;
-    let bench = Bench::new(*user)?;
+    let label = plan.mount_label.as_deref();
+    let bench = Bench::new(*user, label)?;
     let layers = bench.layers(&plan.rootfs.lowers)?;
-    let merged = rootfs::mount_over(&plan.rootfs, &layers)?;
+    let merged = rootfs::mount_over(&plan.rootfs, label, &layers)?;
     sources.open_all(&plan.mounts, &bench)?;
     let nodes = plan.devices.iter().map(|d| bench.node(d)).collect::<Result<Vec<_>, _>>()?;
     bench.put_away()?;

@@ -129,7 +129,7 @@ impl Store {
             return Ok(View { root: Root::open(&empty.path())?, _empty: empty });
         }
         lowers.push(empty.path());
-        let overlay = Overlay { lowers: &lowers, upper: None, volatile: false };
+        let overlay = Overlay { lowers: &lowers, upper: None, volatile: false, label: None };
         let mount = overlay
             .mount(mount::Attrs { readonly: true, ..mount::Attrs::default() })
             .context(|| "overlay".into())?;

@@ -13,7 +13,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 const OPEN: usize = 32;
 
 /// What is done with a tree.
-pub(crate) trait Visitor {
+pub trait Visitor {
     /// A name in a directory. `kind` is what the directory says, which may be [`FileType::Unknown`]. Whether it is a
     /// directory to go into.
     fn entry(&mut self, dir: BorrowedFd<'_>, name: &[u8], kind: FileType) -> Result<bool>;
@@ -36,7 +36,7 @@ struct Level {
 ///
 /// # Errors
 /// What the visitor says, or if a directory cannot be read or was moved while it was visited.
-pub(crate) fn visit(root: impl AsFd, visitor: &mut impl Visitor) -> Result<()> {
+pub fn visit(root: impl AsFd, visitor: &mut impl Visitor) -> Result<()> {
     let root = openat(&root, ".", flags(), Mode::empty()).map_err(std::io::Error::from)?;
     let id = identity(&root, b"")?;
     let mut levels = vec![enter(root, id, Vec::new(), visitor)?];
@@ -116,7 +116,10 @@ fn reopen(fd: &OwnedFd, id: (u64, u64), name: &[u8]) -> Result<OwnedFd> {
 }
 
 /// What a name is, if the directory did not say.
-pub(crate) fn kind_of(dir: BorrowedFd<'_>, name: &[u8], said: FileType) -> Result<FileType> {
+///
+/// # Errors
+/// If it cannot be looked at.
+pub fn kind_of(dir: BorrowedFd<'_>, name: &[u8], said: FileType) -> Result<FileType> {
     if said != FileType::Unknown {
         return Ok(said);
     }

@@ -26,7 +26,7 @@ mod commit;
 mod compose;
 mod containers;
 mod copy;
-mod deep;
+pub mod deep;
 mod diff;
 mod entries;
 mod error;

@@ -11,7 +11,7 @@ use strata_sys::mount::{Attrs, Overlay};
 use strata_sys::path::{Root, fd_path};
 
 fn merged(stack: &[PathBuf]) -> Root {
-    let overlay = Overlay { lowers: stack, upper: None, volatile: false };
+    let overlay = Overlay { lowers: stack, upper: None, volatile: false, label: None };
     Root::from_fd(overlay.mount(Attrs { readonly: true, ..Attrs::default() }).unwrap())
 }
 

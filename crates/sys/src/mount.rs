@@ -49,6 +49,11 @@ impl FsContext {
             .map_err(|e| self.explain(e))
     }
 
+    /// Gives all that it will show an SELinux label, whatever its files say (mount(8), `context=`).
+    pub fn set_label(&self, label: Option<&str>) -> Result<()> {
+        label.map_or(Ok(()), |label| self.set_string("context", label))
+    }
+
     /// Makes the instance and a detached mount of it.
     pub fn mount(self, attrs: Attrs) -> Result<OwnedFd> {
         rustix::mount::fsconfig_create(self.fd.as_fd())
@@ -283,7 +288,7 @@ mod tests {
         std::fs::create_dir(&upper).unwrap();
         std::fs::create_dir(&work).unwrap();
         for volatile in [false, true] {
-            let overlay = Overlay { lowers: &lowers, upper: Some((&upper, &work)), volatile };
+            let overlay = Overlay { lowers: &lowers, upper: Some((&upper, &work)), volatile, label: None };
             let merged = Root::from_fd(overlay.mount(Attrs::default()).unwrap());
             assert_eq!(merged.read_to_string("same", 10).unwrap(), if volatile { "new" } else { "0" });
             assert_eq!(merged.read_to_string("f199", 10).unwrap(), "199");
@@ -304,7 +309,7 @@ mod tests {
         std::fs::create_dir(&odd).unwrap();
         std::fs::write(odd.join("f"), "odd").unwrap();
         let lowers = [odd, stack(dir.path(), 1).remove(0)];
-        let overlay = Overlay { lowers: &lowers, upper: None, volatile: false };
+        let overlay = Overlay { lowers: &lowers, upper: None, volatile: false, label: None };
         let fs = FsContext::new("overlay").unwrap();
         let held = overlay.set_lowerdir(&fs).unwrap();
         let merged = Root::from_fd(fs.mount(Attrs::default()).unwrap());
@@ -313,7 +318,7 @@ mod tests {
         let long = dir.path().join("long".repeat(20));
         std::fs::create_dir(&long).unwrap();
         let lowers = stack(&long, 10);
-        let overlay = Overlay { lowers: &lowers, upper: None, volatile: false };
+        let overlay = Overlay { lowers: &lowers, upper: None, volatile: false, label: None };
         let fs = FsContext::new("overlay").unwrap();
         let held = overlay.set_lowerdir(&fs).unwrap();
         let merged = Root::from_fd(fs.mount(Attrs::default()).unwrap());
@@ -321,7 +326,7 @@ mod tests {
         let read = |name: &str| merged.read_to_string(name, 10).unwrap();
         assert_eq!((read("same").as_str(), read("f9").as_str()), ("0", "9"));
         let many = vec![lowers[0].clone(); 30];
-        let overlay = Overlay { lowers: &many, upper: None, volatile: false };
+        let overlay = Overlay { lowers: &many, upper: None, volatile: false, label: None };
         let error = overlay.set_lowerdir(&FsContext::new("overlay").unwrap()).unwrap_err();
         assert!(error.to_string().contains("lowerdir\") of 30 layers"), "{error}");
     }

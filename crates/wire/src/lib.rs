@@ -35,7 +35,11 @@ pub mod state;
 ///
 /// * 1: the first.
 /// * 2: hooks ([`ContainerPlan::hooks`](plan::ContainerPlan::hooks)), which a shim of version 1 would pass over in silence.
-pub const VERSION: u32 = 2;
+/// * 3: SELinux labels of mounts ([`ContainerPlan::mount_label`](plan::ContainerPlan::mount_label)), likewise.
+pub const VERSION: u32 = 3;
+
+/// The first version in which the shim labels what it mounts.
+pub const LABELS_SINCE: u32 = 3;
 
 /// The oldest version that is still spoken. It goes up only when no pod can be left that was begun by a release before it.
 pub const OLDEST: u32 = 1;

@@ -119,6 +119,10 @@ pub struct ContainerPlan {
     /// How long setting the container up may take before the shim kills it, in milliseconds; 0: two minutes.
     #[serde(default)]
     pub create_timeout_ms: u64,
+    /// The SELinux label of everything that it finds mounted and that is made for it; not for a shim that speaks a version before
+    /// [`crate::LABELS_SINCE`].
+    #[serde(default)]
+    pub mount_label: Option<String>,
     /// Its hooks, if it has any; not for a shim that speaks a version before [`crate::hooks::SINCE`].
     #[serde(default)]
     pub hooks: Option<crate::hooks::Hooks>,
@@ -279,7 +283,7 @@ pub struct Process {
     /// AppArmor profile to change to on exec.
     #[serde(default)]
     pub apparmor: Option<String>,
-    /// SELinux label to change to on exec.
+    /// SELinux label to change to on exec, and that of its session keyring.
     #[serde(default)]
     pub selinux: Option<String>,
 }

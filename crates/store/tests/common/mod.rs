@@ -181,7 +181,8 @@ pub fn container(store: &Store, n: u8, image: &Image) -> (String, Mounted) {
 
 pub fn mount(store: &Store, id: &str) -> Mounted {
     let s = store.snapshot(id).unwrap();
-    let overlay = Overlay { lowers: &s.lowers, upper: Some((&s.upper, &s.work)), volatile: false };
+    let overlay =
+        Overlay { lowers: &s.lowers, upper: Some((&s.upper, &s.work)), volatile: false, label: None };
     Mounted(Root::from_fd(overlay.mount(Attrs::default()).unwrap()))
 }
 
@@ -192,7 +193,7 @@ pub fn mount_bare(store: &Store, n: u8, image: &Image) -> Root {
     let s = store.create_snapshot(&lease, &id, image).unwrap();
     store.put_container(&id, b"{\"name\":\"test\"}").unwrap();
     let lowers = &s.lowers[..s.lowers.len() - 1];
-    let overlay = Overlay { lowers, upper: Some((&s.upper, &s.work)), volatile: false };
+    let overlay = Overlay { lowers, upper: Some((&s.upper, &s.work)), volatile: false, label: None };
     Root::from_fd(overlay.mount(Attrs::default()).unwrap())
 }
 

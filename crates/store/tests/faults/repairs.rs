@@ -156,7 +156,7 @@ impl Running {
             layers.map(|key| store.join("layers").join(key.as_str().unwrap()).join("fs")).collect();
         lowers.push(store.join("mountpoints"));
         let (upper, work) = (dir.join("upper"), dir.join("work"));
-        let overlay = Overlay { lowers: &lowers, upper: Some((&upper, &work)), volatile: false };
+        let overlay = Overlay { lowers: &lowers, upper: Some((&upper, &work)), volatile: false, label: None };
         Self(Root::from_fd(overlay.mount(Attrs::default()).unwrap()))
     }
 

@@ -15,6 +15,8 @@ pub struct Overlay<'a, P> {
     pub upper: Option<(&'a Path, &'a Path)>,
     /// Never synced, never to be mounted again (overlayfs.rst, "Volatile mount"; Linux 5.10).
     pub volatile: bool,
+    /// The SELinux label of everything that it shows (mount(8), `context=`).
+    pub label: Option<&'a str>,
 }
 
 impl<P: AsRef<Path>> Overlay<'_, P> {
@@ -39,6 +41,7 @@ impl<P: AsRef<Path>> Overlay<'_, P> {
         if self.volatile && self.upper.is_some() {
             fs.set_flag("volatile")?;
         }
+        fs.set_label(self.label)?;
         fs.mount(attrs)
     }
 
