@@ -28,6 +28,7 @@ mod reboot;
 mod records;
 mod registry;
 mod security;
+mod selinux;
 mod space;
 mod streaming;
 mod terminal;

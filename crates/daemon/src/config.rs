@@ -138,6 +138,8 @@ pub(crate) struct Runtime {
     pub(crate) seccomp_dir: PathBuf,
     /// Where CDI specifications are; of two devices of one name the later directory's counts.
     pub(crate) cdi_spec_dirs: Vec<PathBuf>,
+    /// Whether every container gets an SELinux label, and not only those that ask for one.
+    pub(crate) selinux: bool,
     /// A file that changes with every boot; for tests.
     pub(crate) boot_id: PathBuf,
     /// RuntimeClass handlers.
@@ -214,6 +216,7 @@ impl Default for Runtime {
             shim: PathBuf::new(),
             shim_oom_score_adj: -998,
             seccomp_dir: "/var/lib/kubelet/seccomp".into(),
+            selinux: false,
             cdi_spec_dirs: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
             boot_id: "/proc/sys/kernel/random/boot_id".into(),
             handlers: Handlers::default(),

@@ -25,6 +25,7 @@ mod recover;
 mod registry;
 mod regular;
 mod request;
+mod selinux;
 mod server;
 mod shim;
 mod streaming;

@@ -20,6 +20,7 @@ use crate::net::{PodCidrs, Provider};
 use crate::pod::{Pod, PodInfo, Pods};
 use crate::registry;
 use crate::request::{ContainerRequest, PodRequest};
+use crate::selinux::SeLinux;
 use crate::shim::Spawner;
 use crate::streaming::Streaming;
 use crate::tasks::Flights;
@@ -57,6 +58,8 @@ pub(crate) struct Node {
     pub(crate) spawner: Spawner,
     /// The security module that confines containers by profiles.
     pub(crate) apparmor: AppArmor,
+    /// The kernel's SELinux.
+    pub(crate) selinux: SeLinux,
     /// Compiled seccomp filters.
     pub(crate) filters: Filters,
     /// Exec, Attach and PortForward.
@@ -151,6 +154,7 @@ impl Node {
             pods: Pods::default(),
             containers: Containers::default(),
             apparmor: AppArmor::of_kernel(),
+            selinux: SeLinux::of_kernel(config.runtime.selinux),
             filters: Filters::default(),
             users: user::Known::default(),
             making_pods: Flights::default(),

@@ -1,5 +1,6 @@
 //! From a request, an image and a pod to a container's record, its cgroup and the plan that the shim is given.
 
+use super::labels;
 use super::plan::command::{self, ImageDefaults};
 use super::plan::mounts::{self, PodFiles, Wanted};
 use super::plan::user::{self, User};
@@ -14,6 +15,7 @@ use crate::node::Node;
 use crate::pod::run::namespace_options;
 use crate::pod::{Pod, files, userns};
 use crate::request::{ContainerRequest, Origin, known};
+use crate::selinux;
 use std::path::Path;
 use std::sync::Arc;
 use strata_api::cri;
@@ -48,6 +50,10 @@ impl Node {
         let stop_signal = command::stop_signal(extras.stop_signal.as_deref(), asked, &defaults)?;
         let log_path = self.log_path(pod, id, &config)?;
         let apparmor = modules::confine(&self.apparmor, &context, |text| self.warn_once(text))?;
+        let selinux = modules::label(&self.selinux, &pod.record(), &context)?;
+        for mount in labels::to_relabel(&config, selinux.as_ref()) {
+            selinux::check_relabel(Path::new(&mount.host_path))?;
+        }
         Ok(ContainerRecord {
             version: VERSION,
             id: id.to_owned(),
@@ -61,6 +67,7 @@ impl Node {
             mounted: mounted.iter().map(|i| i.id.to_string()).collect(),
             injected: devices.injected,
             apparmor,
+            selinux,
             stop_signal,
             log_path,
             cgroup: names::leaf(&pod.record().cgroup_parent, id),
@@ -170,6 +177,7 @@ impl Node {
                 log_max_line: self.config.limits.log_line,
             },
             create_timeout_ms: self.config.limits.create_timeout.saturating_mul(1000),
+            mount_label: record.selinux.as_ref().and_then(|labels| labels.file.clone()),
             hooks: self.hooks_of(record),
         })
     }
@@ -238,7 +246,7 @@ impl Node {
             rlimits: record.extras.rlimits.clone(),
             oom_score_adj: Some(i32::try_from(linux_resources(&record.config).oom_score_adj).unwrap_or(0)),
             apparmor: record.apparmor.clone().filter(|p| p != modules::UNCONFINED),
-            selinux: None,
+            selinux: record.selinux.as_ref().and_then(|labels| labels.process.clone()),
         })
     }
 }

@@ -1,5 +1,6 @@
 //! CreateContainer: from a request to a process that waits at the barrier before its program.
 
+use super::labels;
 use super::plan::images;
 use super::record::ContainerRecord;
 use super::state::{Change, ContainerState};
@@ -139,6 +140,7 @@ impl Node {
         held: Held,
     ) -> Result<()> {
         let shim = container.pod().need_shim()?;
+        labels::know_labels(&plan, shim.version())?;
         let deadline = Duration::from_millis(plan.create_timeout_ms) + crate::shim::PROMPT;
         let revived = container.state() == ContainerState::Exited;
         let (answer, written) = if plan.hooks.is_some() {
@@ -198,6 +200,7 @@ impl Node {
         let kept = mounted.iter().try_for_each(|i| Ok(self.store.add_mounted_image(&lease, id, i)?));
         let planned = kept
             .and_then(|()| self.plan(pod, &record, &snapshot))
+            .and_then(|plan| self.label_files(pod, &record).map(|()| plan))
             .and_then(|plan| Ok((plan, self.make_group(&record)?)));
         match planned {
             Ok((plan, held)) => Ok(Prepared { record, plan, held, lease }),

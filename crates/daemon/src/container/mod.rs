@@ -3,6 +3,7 @@
 //! * [`state`]: the states, and what changes them.
 //! * [`record`]: what is kept on disk.
 //! * [`create`], [`assemble`], [`start`], [`stop`], [`remove`], [`exec`]: the operations.
+//! * [`labels`]: SELinux labels of what it shares.
 //! * [`hooks`]: programs that are run at points of its life.
 //! * [`plan`]: policy, as the numbers and paths that a shim is given.
 
@@ -11,6 +12,7 @@ mod create;
 mod deaf;
 pub(crate) mod exec;
 mod hooks;
+mod labels;
 pub(crate) mod plan;
 pub(crate) mod record;
 mod remove;

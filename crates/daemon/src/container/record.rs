@@ -6,6 +6,7 @@
 
 use crate::cdi::Injected;
 use crate::request::{Extras, Origin};
+use crate::selinux::Labels;
 use serde::{Deserialize, Serialize};
 use strata_api::cri;
 
@@ -47,6 +48,9 @@ pub(crate) struct ContainerRecord {
     /// The AppArmor profile that all its processes run under, or `unconfined`; none where the kernel runs no AppArmor.
     #[serde(default)]
     pub(crate) apparmor: Option<String>,
+    /// Its SELinux labels, if it has any.
+    #[serde(default)]
+    pub(crate) selinux: Option<Labels>,
     /// The stop signal's number: the request's, the image's, or SIGTERM.
     pub(crate) stop_signal: i32,
     /// The log file, if there is one.

@@ -113,7 +113,10 @@ impl Node {
             node.store.remove_exit(&record.id)?;
             let held = node.make_group(&record)?;
             let snapshot = node.store.snapshot(&record.id)?;
-            Ok((node.plan(own.pod(), &record, &snapshot)?, held))
+            let plan = node.plan(own.pod(), &record, &snapshot)?;
+            // The pod's files are new ones.
+            node.label_files(own.pod(), &record)?;
+            Ok((plan, held))
         })
         .await?;
         self.set_up(container, plan, held).await

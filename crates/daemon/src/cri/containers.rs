@@ -148,6 +148,7 @@ pub(super) fn status(container: &Container, verbose: bool) -> cri::ContainerStat
             "runs": record.runs,
             "volatile": record.volatile,
             "apparmorProfile": record.apparmor,
+            "selinux": record.selinux,
             "config": record.config,
         })
     });

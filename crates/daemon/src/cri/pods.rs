@@ -110,6 +110,7 @@ pub(super) fn status(node: &Node, id: &str, verbose: bool) -> Result<cri::PodSan
             "network": record.network,
             "config": record.config,
             "resources": record.resources,
+            "selinuxLevel": record.selinux_level,
         })
     });
     let all = node.containers.of_pod(found.id());

@@ -43,6 +43,7 @@ pub(super) async fn status(node: &Node, verbose: bool) -> cri::StatusResponse {
                 "cgroupControllers": node.cgroups.controllers(),
                 "cgroupDriver": node.config.cgroup.driver.name(),
                 "apparmor": node.apparmor.enabled(),
+                "selinux": node.selinux.enabled(),
                 "noUserNamespaces": no_user_namespaces,
                 "network": node.network.name(),
                 "bootID": node.boot_id,

@@ -52,6 +52,7 @@ fn document(info: &ContainerInfo, seen: &Seen) -> Value {
     let record = &info.record;
     let file = |name: &str| format!("{}/{name}", seen.state_dir);
     let (path, args) = record.process.args.split_first().map_or(("", &[][..]), |(p, a)| (p.as_str(), a));
+    let labels = record.selinux.clone().unwrap_or_default();
     let mut value = json!({
         "Id": record.id,
         "Created": time(record.created_at),
@@ -68,6 +69,8 @@ fn document(info: &ContainerInfo, seen: &Seen) -> Value {
         "Driver": "overlay",
         "Platform": "linux",
         "AppArmorProfile": record.apparmor.as_deref().unwrap_or_default(),
+        "ProcessLabel": labels.process.unwrap_or_default(),
+        "MountLabel": labels.file.unwrap_or_default(),
         "ExecIDs": null,
         "HostConfig": host_config(info, &seen.pod, seen.network),
         "GraphDriver": { "Name": "overlay", "Data": graph(seen.snapshot.as_ref()) },
@@ -213,6 +216,7 @@ mod tests {
             mounted: Vec::new(),
             injected: Default::default(),
             apparmor: Some("strata-default".into()),
+            selinux: None,
             stop_signal: 15,
             log_path: Some("/log".into()),
             cgroup: String::new(),

@@ -55,6 +55,9 @@ pub(crate) struct PodRecord {
     pub(crate) namespaces: PodNamespaces,
     /// Its network.
     pub(crate) network: PodNetwork,
+    /// The SELinux level that its containers share, if this kernel has levels: what was asked for, or its own pair of categories.
+    #[serde(default)]
+    pub(crate) selinux_level: Option<String>,
     /// Its limits as last updated; those that it was made with are in its configuration.
     #[serde(default)]
     pub(crate) resources: PodResources,

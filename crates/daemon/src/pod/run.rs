@@ -34,7 +34,7 @@ impl Node {
     /// Makes a pod, or finds the one that the same request has made.
     pub(crate) async fn run_pod(self: &Arc<Self>, request: PodRequest) -> Result<String> {
         check::request(&request)?;
-        modules::check_pod(&self.apparmor, &request.config)?;
+        modules::check_pod(&self.apparmor, &self.selinux, &request.config)?;
         self.defaults(&request)?;
         let key = PodKey::of(&request.config).to_string();
         let (node, same) = (self.clone(), request.clone());
@@ -119,6 +119,9 @@ impl Node {
             NetworkMode::Bridge => Some(self.bridge.name()),
             NetworkMode::Host | NetworkMode::None => None,
         };
+        let taken = self.pods.all().into_iter().filter_map(|pod| pod.record().selinux_level).collect();
+        let asked = linux.security_context.as_ref().and_then(|c| c.selinux_options.as_ref());
+        let selinux_level = self.selinux.level(asked, &taken)?;
         Ok(PodRecord {
             version: VERSION,
             id,
@@ -140,6 +143,7 @@ impl Node {
                 intent: None,
                 attachment: None,
             },
+            selinux_level,
             resources: PodResources::default(),
         })
     }

@@ -123,6 +123,9 @@ pub(super) fn config(
         "rootfsPropagation": propagation(plan.rootfs.propagation),
         "devices": plan.devices.iter().map(device).collect::<Vec<_>>(),
     });
+    if let Some(label) = &plan.mount_label {
+        linux["mountLabel"] = label.as_str().into();
+    }
     if let Some(ids) = ids {
         let range = |r: IdRange| json!([{ "containerID": r.inside, "hostID": r.outside, "size": r.length }]);
         linux["uidMappings"] = range(ids.uids);
@@ -181,6 +184,9 @@ fn process(process: &Process, tty: bool) -> Value {
     }
     if let Some(profile) = &process.apparmor {
         told["apparmorProfile"] = profile.as_str().into();
+    }
+    if let Some(label) = &process.selinux {
+        told["selinuxLabel"] = label.as_str().into();
     }
     told
 }

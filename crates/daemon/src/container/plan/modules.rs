@@ -1,9 +1,10 @@
-//! The security modules: which AppArmor profile confines a container, and what this kernel or Strata cannot do.
+//! The security modules: which AppArmor profile and SELinux label confine a container, and what this kernel cannot do.
 
 use super::security::profile_type;
 use crate::apparmor::{AppArmor, DEFAULT};
 use crate::error::{Error, Result};
-use std::path::Path;
+use crate::pod::record::PodRecord;
+use crate::selinux::{Asked as AskedLabels, Labels, SeLinux};
 use strata_api::cri;
 use strata_api::cri::security_profile::ProfileType;
 
@@ -64,11 +65,9 @@ fn profile(enabled: bool, asked: Asked) -> Result<Option<String>> {
 /// for.
 fn wanted(
     enabled: bool,
-    labels: Option<&cri::SeLinuxOption>,
     apparmor: Option<&cri::SecurityProfile>,
     old: &str,
 ) -> Result<Option<(String, bool)>> {
-    check_labels(labels)?;
     let asked = asked(apparmor, old)?;
     let named = asked != Asked::Nothing;
     Ok(profile(enabled, asked)?.map(|name| (name, named)))
@@ -92,8 +91,7 @@ pub(crate) fn confine(
     }
     #[allow(deprecated)]
     let old = &context.apparmor_profile;
-    let labels = context.selinux_options.as_ref();
-    let Some((name, asked)) = wanted(apparmor.enabled(), labels, context.apparmor.as_ref(), old)? else {
+    let Some((name, asked)) = wanted(apparmor.enabled(), context.apparmor.as_ref(), old)? else {
         return Ok(nothing());
     };
     match apparmor.need(&name) {
@@ -106,28 +104,45 @@ pub(crate) fn confine(
     }
 }
 
+/// The SELinux labels of a container; `None` if it gets none.
+///
+/// # Errors
+/// As [`SeLinux::labels`].
+pub(crate) fn label(
+    selinux: &SeLinux,
+    pod: &PodRecord,
+    context: &cri::LinuxContainerSecurityContext,
+) -> Result<Option<Labels>> {
+    let node = |mode| mode == cri::NamespaceMode::Node;
+    let of_pod = pod.config.linux.as_ref().and_then(|l| l.security_context.as_ref());
+    selinux.labels(&AskedLabels {
+        own: context.selinux_options.as_ref(),
+        pod: of_pod.and_then(|c| c.selinux_options.as_ref()),
+        level: pod.selinux_level.as_deref(),
+        privileged: context.privileged,
+        with_node: context.namespace_options.as_ref().is_some_and(|n| node(n.pid()) || node(n.ipc())),
+    })
+}
+
 /// Refuses a pod whose containers would be refused one by one.
 ///
 /// # Errors
 /// As [`confine`].
-pub(crate) fn check_pod(apparmor: &AppArmor, config: &cri::PodSandboxConfig) -> Result<()> {
+pub(crate) fn check_pod(
+    apparmor: &AppArmor,
+    selinux: &SeLinux,
+    config: &cri::PodSandboxConfig,
+) -> Result<()> {
     let context = config.linux.as_ref().and_then(|l| l.security_context.as_ref());
-    let Some(context) = context.filter(|c| !c.privileged) else { return Ok(()) };
-    match wanted(apparmor.enabled(), context.selinux_options.as_ref(), context.apparmor.as_ref(), "")? {
+    let Some(context) = context else { return Ok(()) };
+    selinux.check_pod(context.selinux_options.as_ref(), context.privileged)?;
+    if context.privileged {
+        return Ok(());
+    }
+    match wanted(apparmor.enabled(), context.apparmor.as_ref(), "")? {
         Some((name, true)) if name != DEFAULT => apparmor.need(&name),
         // The first container loads it.
         _ => Ok(()),
-    }
-}
-
-fn check_labels(label: Option<&cri::SeLinuxOption>) -> Result<()> {
-    let labelled = label.is_some_and(|label| *label != cri::SeLinuxOption::default());
-    match labelled {
-        false => Ok(()),
-        true if Path::new("/sys/fs/selinux").exists() => {
-            Err(Error::unimplemented("Strata does not apply SELinux labels; leave seLinuxOptions out"))
-        }
-        true => Err(lacking("an SELinux label", "boot with selinux=1, or leave seLinuxOptions out")),
     }
 }
 
@@ -167,13 +182,5 @@ mod tests {
         ] {
             assert_eq!(asked(new.as_ref(), old).unwrap_err().kind(), Kind::InvalidArgument, "{new:?} {old}");
         }
-    }
-
-    #[test]
-    fn labels_are_refused() {
-        let label = cri::SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() };
-        let refused = check_labels(Some(&label)).unwrap_err();
-        assert!(matches!(refused.kind(), Kind::FailedPrecondition | Kind::Unimplemented), "{refused}");
-        assert!(check_labels(Some(&cri::SeLinuxOption::default())).is_ok() && check_labels(None).is_ok());
     }
 }
