@@ -235,13 +235,17 @@ pub(crate) enum ConfigError {
         /// Why.
         source: std::io::Error,
     },
-    /// It is not TOML, or a key is unknown or of the wrong type; the text names key and line.
-    #[error("{path}: {source}")]
+    /// It is not TOML, or a key is unknown or of the wrong type.
+    #[error("{path}: line {line}, {text:?}: {why}")]
     Parse {
         /// The file.
         path: PathBuf,
-        /// Why, and on which line.
-        source: Box<toml::de::Error>,
+        /// On which line, from 1.
+        line: usize,
+        /// What stands there.
+        text: String,
+        /// Why.
+        why: String,
     },
     /// A value makes no sense.
     #[error("{key} = {value:?}: {why}")]
@@ -270,7 +274,12 @@ impl Config {
     }
 
     fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        toml::from_str(text).map_err(|e| ConfigError::Parse { path: path.into(), source: Box::new(e) })
+        toml::from_str(text).map_err(|e| {
+            let before = e.span().and_then(|span| text.get(..span.start)).unwrap_or_default();
+            let line = before.matches('\n').count();
+            let text = text.lines().nth(line).unwrap_or_default().trim().to_owned();
+            ConfigError::Parse { path: path.into(), line: line + 1, text, why: e.message().to_owned() }
+        })
     }
 
     /// Refuses values that would only fail later, somewhere else.

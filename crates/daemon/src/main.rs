@@ -105,8 +105,7 @@ fn say(text: &str) {
     println!("{text}");
 }
 
-#[allow(clippy::print_stderr)]
 fn fail(error: &dyn std::fmt::Display) -> ExitCode {
-    eprintln!("stratad: {error}");
+    logging::complain(error);
     ExitCode::FAILURE
 }

@@ -39,10 +39,19 @@ fn the_shipped_file_names_every_key() {
 #[test]
 fn an_error_names_key_and_line() {
     let text = "[network]\nsubnet = \"10.0.0.0/8\"\nbrigde = \"x\"\n";
-    let message = Config::parse(Path::new("/etc/strata/config.toml"), text).unwrap_err().to_string();
-    assert!(message.contains("brigde") && message.contains("line 3"), "{message}");
-    let message = Config::parse(Path::new("x"), "[cgroup]\ndriver = \"openrc\"\n").unwrap_err().to_string();
-    assert!(message.contains("openrc") && message.contains("line 2"), "{message}");
+    let told = |path: &str, text: &str| Config::parse(Path::new(path), text).unwrap_err().to_string();
+    let message = told("/etc/strata/config.toml", text);
+    assert!(
+        message
+            .starts_with("/etc/strata/config.toml: line 3, \"brigde = \\\"x\\\"\": unknown field `brigde`"),
+        "{message}"
+    );
+    let message = told("x", "[cgroup]\ndriver = \"openrc\"\n");
+    assert!(message.contains("unknown variant `openrc`") && message.contains("line 2"), "{message}");
+    // An error of the grammar, at the very end of the file.
+    let message = told("x", "root = ");
+    assert!(message.starts_with("x: line 1, \"root =\": "), "{message}");
+    assert!(told("x", "a\n\n").lines().count() == 1);
 }
 
 #[test]
