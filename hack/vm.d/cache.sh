@@ -10,7 +10,7 @@ host_packages=(qemu-system-x86 virtiofsd zstd xz-utils kmod)
 plain_packages=(
 	base-files base-passwd bash bsdutils coreutils dash debianutils diffutils findutils grep gzip hostname libc-bin mawk sed
 	tar util-linux mount kmod procps e2fsprogs netbase iproute2 iputils-ping nftables iptables apparmor
-	busybox-static containernetworking-plugins docker-registry openssl
+	busybox-static checkpolicy containernetworking-plugins docker-registry openssl
 )
 
 # What the guest with systemd has beside Debian's minimum. No udev: devtmpfs has the few devices.

@@ -30,6 +30,9 @@ struct Args {
     /// Only on this network.
     #[arg(long, value_enum)]
     network: Option<Network>,
+    /// With `selinux = true` in the configuration: every container is labelled.
+    #[arg(long)]
+    selinux: bool,
     /// Prints how long each spec took, the slowest last.
     #[arg(long)]
     times: bool,
@@ -58,6 +61,9 @@ fn main() {
 
 fn run(node: &node::Node, args: &Args) -> Result<()> {
     critest::serve_images(node)?;
+    if args.selinux {
+        node.reconfigure(|text| text.replace("[runtime]\n", "[runtime]\nselinux = true\n"));
+    }
     let mut said = Vec::new();
     let mut good = true;
     for (network, runs) in plan(args)? {
