@@ -4,6 +4,7 @@ mod devices;
 mod hooks;
 mod images;
 mod mounts;
+pub(crate) mod netdevices;
 mod resources;
 mod sandbox;
 mod unwritable;

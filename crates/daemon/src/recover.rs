@@ -111,6 +111,10 @@ impl Node {
             Ok(Connected { shim, containers, events }) => {
                 pod.set_shim(Some(shim));
                 self.reconcile(pod, &containers).await;
+                // Lent to a container whose creation was cut off before it was recorded.
+                if let Err(e) = self.give_back_unused(pod, None).await {
+                    tracing::warn!(pod = short(pod.id()), error = %e, "goes back with the pod");
+                }
                 if record.state == PodState::Ready {
                     tokio::spawn(self.clone().watch_pod(pod.clone(), events));
                     self.clean_up_ended(pod);
@@ -131,7 +135,7 @@ impl Node {
                 }
                 self.pod_lost(pod).await;
                 // Perhaps a stop was cut off. Containers that strata starts again keep what they have until then.
-                if record.origin == Origin::Kubernetes && record.network.owed {
+                if record.origin == Origin::Kubernetes && record.network.owes() {
                     self.stop_later(pod);
                 }
             }
@@ -140,6 +144,8 @@ impl Node {
 
     /// The machine has been down: nothing runs, and what was owed still is.
     async fn recover_from_reboot(self: &Arc<Self>, pod: &Arc<Pod>) {
+        // Interfaces are the node's again, as it set them up when it booted.
+        pod.edit(|r| r.network.devices.clear());
         for container in self.containers.of_pod(pod.id()) {
             if container.state() == ContainerState::Exited {
                 continue;
@@ -169,7 +175,7 @@ impl Node {
         if let Err(e) = self.put_pod(pod).await {
             tracing::warn!(pod = short(pod.id()), error = %e, "the pod's record cannot be written");
         }
-        if pod.origin() == Origin::Kubernetes && pod.record().network.owed {
+        if pod.origin() == Origin::Kubernetes && pod.record().network.owes() {
             self.stop_later(pod);
         }
     }

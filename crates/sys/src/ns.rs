@@ -164,6 +164,13 @@ pub(crate) fn pin_from(source: &str, path: &Path) -> Result<()> {
     pinned
 }
 
+/// Whether a namespace is pinned here. Between the two steps of [`unpin`] there is a file, and no namespace in it.
+pub fn is_pinned(path: &Path) -> bool {
+    /// Of namespaces' own file system (linux/magic.h).
+    const NSFS_MAGIC: u64 = 0x6e73_6673;
+    rustix::fs::statfs(path).is_ok_and(|fs| u64::try_from(fs.f_type) == Ok(NSFS_MAGIC))
+}
+
 /// Lets a pinned namespace go; a pin that is not there is success.
 pub fn unpin(path: &Path) -> Result<()> {
     match crate::mount::unmount(path) {
@@ -199,9 +206,12 @@ mod tests {
         .unwrap();
         assert_eq!(rustix::fs::fstat(open(&path).unwrap()).unwrap().st_ino, inode);
         assert_ne!(rustix::fs::fstat(open_self(NsKind::Net).unwrap()).unwrap().st_ino, inode);
+        assert!(is_pinned(&path));
         unpin(&path).unwrap();
         unpin(&path).unwrap();
-        assert!(!path.exists());
+        assert!(!path.exists() && !is_pinned(&path));
+        std::fs::write(&path, "").unwrap();
+        assert!(!is_pinned(&path));
     }
 
     #[test]

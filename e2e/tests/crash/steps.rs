@@ -1,6 +1,7 @@
 //! `kill -9` of the daemon at each step of making and removing pods and containers: whoever asks again gets what was asked for,
 //! once, and what is removed leaves nothing.
 
+use crate::pods::netdevices;
 use k8s_cri::v1::{ContainerState, PodSandboxConfig, PodSandboxState};
 use std::collections::BTreeSet;
 use strata_e2e::node::steps::Steps;
@@ -140,6 +141,45 @@ fn of_a_container() {
             }
         }
         println!("steps of CreateContainer, StartContainer, StopContainer, RemoveContainer: {reached:?}");
+        assert!(reached.iter().all(|n| (1..MANY - 1).contains(n)), "{reached:?}");
+    });
+}
+
+/// An interface that is lent to a pod is the pod's or the node's, as it was, wherever the daemon ended.
+#[test]
+fn of_a_network_device() {
+    test(|node| {
+        node.pull("busybox");
+        netdevices::cable(node);
+        netdevices::install(node, "net1", &[]);
+        let steps = Steps::of(node);
+        let config = pod(node, "steps");
+        let mut wanted = container(node, "steps", "true");
+        netdevices::ask(&mut wanted);
+        let first = node.run_pod(&config);
+        node.remove_pod(&first).unwrap();
+        let before = without_daemon(node, node.settled_traces());
+        let mut reached = [0; 3];
+        for step in 1..MANY {
+            let pod_id = node.run_pod(&config);
+            let created = steps.killed_at(step, || node.try_create(&pod_id, &config, &wanted));
+            let id = node.create(&pod_id, &config, &wanted);
+            netdevices::assert_lent(node, &pod_id, "net1");
+            let dropped = steps.killed_at(step, || node.remove_container(&id));
+            node.remove_container(&id).unwrap();
+            netdevices::assert_lent_to_nobody(node);
+            node.create(&pod_id, &config, &wanted);
+            let removed = steps.killed_at(step, || node.remove_pod(&pod_id));
+            node.remove_pod(&pod_id).unwrap();
+            netdevices::assert_lent_to_nobody(node);
+            nothing_is_left(node, &before, step);
+            let killed = [created.is_some(), dropped.is_some(), removed.is_some()];
+            killed.iter().zip(&mut reached).filter(|(killed, _)| **killed).for_each(|(_, n)| *n = step);
+            if killed == [false; 3] {
+                break;
+            }
+        }
+        println!("steps of CreateContainer, RemoveContainer, RemovePodSandbox: {reached:?}");
         assert!(reached.iter().all(|n| (1..MANY - 1).contains(n)), "{reached:?}");
     });
 }

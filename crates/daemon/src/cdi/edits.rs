@@ -1,11 +1,12 @@
 //! From a device's edits to nodes, rules, mounts and hooks as they are carried out.
 
 use super::Changes;
-use super::spec::{Edits, Hook, Mount, Node};
+use super::spec::{Edits, Hook, Mount, NetDevice, Node};
 use crate::container::plan::devices::{node_of, rule};
 use crate::container::plan::mounts::check_propagation;
 use crate::container::plan::user::User;
 use crate::error::{Error, Result};
+use crate::net::devices as net;
 use std::path::Path;
 use strata_wire::hooks;
 use strata_wire::plan::{self, MountAttrs, MountKind, Propagation};
@@ -39,6 +40,23 @@ pub(super) fn apply(edits: &Edits, user: &User, changes: &mut Changes) -> Result
         changes.injected.mounts.push(mount);
     }
     changes.injected.hooks.extend(edits.hooks.iter().filter_map(hook));
+    edits.net_devices.iter().try_for_each(|wanted| net_device(wanted, &mut changes.injected.net_devices))
+}
+
+/// Adds an interface. Said twice it is one; of two with one name only one could have it.
+fn net_device(wanted: &NetDevice, all: &mut Vec<net::NetDevice>) -> Result<()> {
+    let wanted =
+        net::NetDevice { host: wanted.host_interface_name.clone(), name: wanted.inside().to_owned() };
+    match all.iter().find(|other| other.host == wanted.host || other.name == wanted.name) {
+        None => all.push(wanted),
+        Some(same) if *same == wanted => {}
+        Some(other) => {
+            return Err(Error::invalid(format!(
+                "network device {} as {}: {} is {} already",
+                wanted.host, wanted.name, other.host, other.name
+            )));
+        }
+    }
     Ok(())
 }
 
@@ -56,10 +74,10 @@ fn hook(wanted: &Hook) -> Option<hooks::Hook> {
 /// Leaving something out that a device needs would let its program fail later, in ways that are hard to explain.
 fn refuse_unbuilt(edits: &Edits) -> Result<()> {
     if edits.intel_rdt.is_some() {
-        return Err(Error::unimplemented("it needs intelRdt (resctrl), which is not built"));
-    }
-    if !edits.net_devices.is_empty() {
-        return Err(Error::unimplemented("it needs netDevices, which is not built"));
+        return Err(Error::unimplemented(
+            "it needs intelRdt, a class of caches and memory bandwidth below /sys/fs/resctrl: Strata sets none; take intelRdt out of \
+             its CDI specification if it works without",
+        ));
     }
     Ok(())
 }
@@ -234,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_keep_their_names_unless_others_are_said() {
+        let twice = r#"{"hostInterfaceName":"eth7","name":"net1"}"#;
+        let edits = format!(r#"{{"netDevices":[{twice},{{"hostInterfaceName":"eth8"}},{twice}]}}"#);
+        let changes = applied(&edits).unwrap();
+        let said: Vec<_> =
+            changes.injected.net_devices.iter().map(|d| (d.host.as_str(), d.name.as_str())).collect();
+        assert_eq!(said, [("eth7", "net1"), ("eth8", "eth8")]);
+    }
+
+    #[test]
     fn what_is_missing_or_not_built_is_an_error_that_names_it() {
         for (edits, kind, names) in [
             (r#"{"deviceNodes":[{"path":"/dev/no-such"}]}"#, Kind::InvalidArgument, "/dev/no-such"),
@@ -254,8 +282,17 @@ mod tests {
                 Kind::InvalidArgument,
                 "nfs",
             ),
-            (r#"{"intelRdt":{"closID":"x"}}"#, Kind::Unimplemented, "intelRdt"),
-            (r#"{"netDevices":[{"hostInterfaceName":"x","name":"y"}]}"#, Kind::Unimplemented, "netDevices"),
+            (r#"{"intelRdt":{"closID":"x"}}"#, Kind::Unimplemented, "/sys/fs/resctrl"),
+            (
+                r#"{"netDevices":[{"hostInterfaceName":"x","name":"y"},{"hostInterfaceName":"x","name":"z"}]}"#,
+                Kind::InvalidArgument,
+                "x is y already",
+            ),
+            (
+                r#"{"netDevices":[{"hostInterfaceName":"x"},{"hostInterfaceName":"w","name":"x"}]}"#,
+                Kind::InvalidArgument,
+                "x is x already",
+            ),
         ] {
             let error = applied(edits).unwrap_err();
             assert_eq!(error.kind(), kind, "{edits}: {error}");

@@ -1,8 +1,8 @@
 //! The Container Device Interface: devices that a vendor describes in files (CNCF TAG, container-device-interface, SPEC.md).
 //!
 //! ```text
-//!   names of CRI's field and of annotations ─▶ find.rs ─▶ edits ─▶ edits.rs ─▶ environment, groups, nodes, rules, mounts, hooks
-//!   files of runtime.cdi_spec_dirs ─▶ spec.rs ─┘
+//!   names of CRI's field and of annotations ─▶ find.rs ─▶ edits ─▶ edits.rs ─▶ environment, groups, nodes, rules, mounts,
+//!   files of runtime.cdi_spec_dirs ─▶ spec.rs ─┘                      hooks, interfaces
 //! ```
 //!
 //! Files are read anew for each container that asks for a device, so what was installed a moment ago is known.
@@ -13,6 +13,7 @@ mod spec;
 
 use crate::container::plan::user::User;
 use crate::error::Result;
+use crate::net::devices::NetDevice;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 use strata_api::cri;
@@ -32,6 +33,8 @@ pub(crate) struct Injected {
     pub(crate) mounts: Vec<Mount>,
     /// Hooks, in order. They come from the node's files only: neither an image nor a request can bring one.
     pub(crate) hooks: Vec<Hook>,
+    /// Interfaces of the node's that are moved to its pod.
+    pub(crate) net_devices: Vec<NetDevice>,
 }
 
 /// What devices change in a container.
@@ -50,7 +53,7 @@ pub(crate) struct Changes {
 ///
 /// # Errors
 /// [`InvalidArgument`](crate::error::Kind::InvalidArgument) for a device that is not known or whose parts are missing,
-/// [`Unimplemented`](crate::error::Kind::Unimplemented) for one that needs resctrl or network devices.
+/// [`Unimplemented`](crate::error::Kind::Unimplemented) for one that needs resctrl.
 pub(crate) fn changes(
     config: &cri::ContainerConfig,
     directories: &[PathBuf],

@@ -51,7 +51,7 @@ pub(super) struct Edits {
     pub(super) additional_gids: Vec<u32>,
     pub(super) intel_rdt: Option<serde_json::Value>,
     #[serde(deserialize_with = "nullable")]
-    pub(super) net_devices: Vec<serde_json::Value>,
+    pub(super) net_devices: Vec<NetDevice>,
 }
 
 /// A device node.
@@ -98,6 +98,16 @@ pub(super) struct Hook {
     pub(super) env: Vec<String>,
     /// Seconds.
     pub(super) timeout: Option<u32>,
+}
+
+/// An interface of the node's.
+#[derive(Clone, Debug, Default, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub(super) struct NetDevice {
+    /// On the node.
+    pub(super) host_interface_name: String,
+    /// In the container; empty: the same.
+    pub(super) name: String,
 }
 
 /// `null`, as an empty key of YAML is, stands for nothing.
@@ -181,6 +191,7 @@ impl Edits {
     fn check(&self) -> Result<(), String> {
         check_variables(&self.env)?;
         self.hooks.iter().try_for_each(Hook::check)?;
+        self.net_devices.iter().try_for_each(NetDevice::check)?;
         for node in &self.device_nodes {
             let letters = node.permissions == "none" || node.permissions.chars().all(|c| "rwm".contains(c));
             if !node.path.starts_with('/') || !["", "b", "c", "u", "p"].contains(&node.r#type.as_str()) {
@@ -203,6 +214,29 @@ impl Edits {
             }
             None => Ok(()),
         }
+    }
+}
+
+impl NetDevice {
+    /// What the kernel takes for a name (dev_valid_name): up to 15 bytes without these.
+    fn check(&self) -> Result<(), String> {
+        let bad = |c: char| c == '/' || c == ':' || c == '%' || c == '\0' || c.is_whitespace();
+        let is_name = |name: &str| name.len() < 16 && name != "." && name != ".." && !name.contains(bad);
+        match !self.host_interface_name.is_empty()
+            && is_name(&self.host_interface_name)
+            && is_name(&self.name)
+        {
+            true => Ok(()),
+            false => Err(format!(
+                "netDevices: {:?} as {:?}: names of interfaces have 1 to 15 bytes",
+                self.host_interface_name, self.name
+            )),
+        }
+    }
+
+    /// What it is called in the container.
+    pub(super) fn inside(&self) -> &str {
+        if self.name.is_empty() { &self.host_interface_name } else { &self.name }
     }
 }
 
@@ -269,89 +303,4 @@ pub(super) fn is_name(text: &str, signs: &str, digit_first: bool) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const JSON: &str = r#"{
-        "cdiVersion": "0.7.0", "kind": "vendor.example/gpu", "annotations": {"a": "b"},
-        "devices": [
-            {"name": "0", "containerEdits": {"deviceNodes": [{"path": "/dev/null", "permissions": "rw"}]}},
-            {"name": "all", "containerEdits": {"env": ["GPU=all"], "additionalGids": [44]}}
-        ],
-        "containerEdits": {"mounts": [{"hostPath": "/etc", "containerPath": "/x", "options": ["ro", "bind"]}]}
-    }"#;
-
-    #[test]
-    fn json_and_yaml_say_the_same() {
-        let json = Spec::parse(JSON, true).unwrap();
-        let yaml = "cdiVersion: \"1.0.0\"\nkind: vendor.example/gpu\ndevices:\n- name: \"0\"\n  containerEdits:\n    env:\n\
-                    - name: all\n  containerEdits:\n    env: [GPU=all]\n    additionalGids: [44]\n";
-        let yaml = Spec::parse(yaml, false).unwrap();
-        for spec in [json, yaml] {
-            assert_eq!((spec.kind.as_str(), spec.devices.len()), ("vendor.example/gpu", 2));
-            let edits = &spec.devices[1].container_edits;
-            assert_eq!(
-                (edits.env.as_slice(), edits.additional_gids.as_slice()),
-                (["GPU=all".to_owned()].as_slice(), [44].as_slice())
-            );
-        }
-    }
-
-    #[test]
-    fn hooks_are_checked() {
-        let spec = |hook: &str| {
-            format!(
-                r#"{{"cdiVersion":"0.3.0","kind":"a/b","devices":[{{"name":"x","containerEdits":{{"hooks":[{hook}]}}}}]}}"#
-            )
-        };
-        let good =
-            r#"{"hookName":"createContainer","path":"/bin/h","args":["h","-x"],"env":["A=b"],"timeout":5}"#;
-        let parsed = Spec::parse(&spec(good), true).unwrap();
-        let hook = &parsed.devices[0].container_edits.hooks[0];
-        assert_eq!((hook.point(), hook.args.len(), hook.timeout), (Some(Point::CreateContainer), 2, Some(5)));
-        for (from, to, wrong) in [
-            ("createContainer", "preCreate", "preCreate"),
-            ("createContainer", "", "hookName"),
-            ("/bin/h", "bin/h", "absolute"),
-            ("/bin/h", "", "absolute"),
-            ("\"-x\"", "\"\\u0000\"", "null character"),
-            ("A=b", "A", "NAME=value"),
-            (":5", ":0", "timeout"),
-            (":5", ":-1", "-1"),
-            ("\"env\"", "\"environment\"", "environment"),
-        ] {
-            let error = Spec::parse(&spec(&good.replacen(from, to, 1)), true).unwrap_err();
-            assert!(error.contains(wrong), "{to}: {error}");
-        }
-    }
-
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (from, to, wrong) in [
-            ("0.7.0", "2.0.0", "2.0.0"),
-            ("0.7.0", "new", "new"),
-            ("0.7.0", "1.2.0", "1.2.0"),
-            ("0.7.0", "0.9.0", "0.9.0"),
-            ("0.7.0", "0.7", "0.7"),
-            ("0.7.0", "0.7.0.1", "0.7.0.1"),
-            ("0.7.0", "vv0.7.0", "vv0.7.0"),
-            ("vendor.example/gpu", "gpu", "vendor/class"),
-            ("vendor.example/gpu", "vendor/gpu/x", "vendor/class"),
-            ("\"all\"", "\"0\"", "twice"),
-            ("\"all\"", "\"-\"", "no name"),
-            ("GPU=all", "GPU", "NAME=value"),
-            ("GPU=all", "=all", "NAME=value"),
-            ("/dev/null", "null", "absolute"),
-            ("\"rw\"", "\"rx\"", "permissions"),
-            ("\"/x\"", "\"x\"", "mount"),
-            ("additionalGids", "moreGids", "moreGids"),
-            ("[44]", "[-1]", "-1"),
-            ("0.7.0", "0.6.0", "additionalGids came with 0.7.0"),
-        ] {
-            let error = Spec::parse(&JSON.replacen(from, to, 1), true).unwrap_err();
-            assert!(error.contains(wrong), "{to}: {error}");
-        }
-        assert!(Spec::parse(r#"{"cdiVersion":"0.6.0","kind":"a/b","devices":[]}"#, true).is_err());
-        assert!(Spec::parse(": no\n- yaml", false).is_err());
-    }
-}
+mod tests;

@@ -141,6 +141,7 @@ impl Node {
     ) -> Result<()> {
         let shim = container.pod().need_shim()?;
         labels::know_labels(&plan, shim.version())?;
+        self.lend_devices(container).await?;
         let deadline = Duration::from_millis(plan.create_timeout_ms) + crate::shim::PROMPT;
         let revived = container.state() == ContainerState::Exited;
         let (answer, written) = if plan.hooks.is_some() {

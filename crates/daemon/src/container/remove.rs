@@ -112,20 +112,22 @@ impl Node {
             }
         }
         let group = self.group(&container.record().cgroup)?;
-        let (node, owed) = (self.clone(), container.record().poststop_owed);
+        let node = self.clone();
         let end = move || {
             // Without its shim it is ours to kill.
             group.kill().map_err(|e| Error::internal(e.to_string()))?;
             node.drop_group(&group)
         };
         let (node, record) = (self.clone(), container.record());
+        let owes = record.poststop_owed || !record.injected.net_devices.is_empty();
         let remove = move || {
             node.drop_bundle(&record);
             Ok(node.store.remove_container(&record.id)?)
         };
-        if owed {
+        if owes {
             blocking(end).await?;
             self.poststop(container).await;
+            self.give_back_unused(container.pod(), Some(&id)).await?;
             blocking(remove).await?;
         } else {
             blocking(move || end().and_then(|()| remove())).await?;

@@ -10,11 +10,15 @@
 //!     bridge/ (built in)         cni (the cluster's plugins)
 //! ```
 //!
+//! [`devices`] lends pods interfaces of the node's, whatever network they are on.
+//!
 //! The caller makes and pins the network namespace, writes its intent durably before [`Provider::attach`], and the
 //! [`Attachment`] after it. It also handles pods that need no provider: those on the node's network, and those with none.
 
 pub(crate) mod bridge;
 pub(crate) mod cni;
+pub(crate) mod devices;
+mod netlink;
 pub(crate) mod podcidr;
 
 use crate::error::{Error, Result};

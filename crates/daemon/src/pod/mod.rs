@@ -6,9 +6,11 @@
 //! * [`run`], [`stop`], [`remove`], [`resources`]: what CRI asks for; [`teardown`]: how a pod is taken apart, whatever is left
 //!   of it.
 //! * [`namespaces`], [`userns`], [`files`], [`sysctl`]: what a pod is made of.
+//! * [`devices`]: interfaces of the node's that are its for a while.
 //! * [`follow`]: what its shim tells.
 
 mod check;
+mod devices;
 pub(crate) mod files;
 mod follow;
 pub(crate) mod namespaces;
@@ -64,6 +66,8 @@ pub(crate) struct Pod {
     execs: Mutex<HashMap<String, oneshot::Sender<ExecEnd>>>,
     /// Whether a stop that failed is being tried again in the background.
     pub(crate) stopping_later: AtomicBool,
+    /// Held while interfaces are lent to it, or given back.
+    devices: tokio::sync::Mutex<()>,
     /// Held shared while a container is made or started, alone while the pod goes up or down.
     pub(crate) gate: tokio::sync::RwLock<()>,
 }
@@ -138,6 +142,7 @@ impl Pod {
             going: Mutex::default(),
             execs: Mutex::default(),
             stopping_later: AtomicBool::new(false),
+            devices: tokio::sync::Mutex::default(),
             gate: tokio::sync::RwLock::default(),
         })
     }

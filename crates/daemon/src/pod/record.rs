@@ -13,6 +13,7 @@
 use super::resources::PodResources;
 use super::state::PodState;
 use crate::config::Handler;
+use crate::net::devices::Lent;
 use crate::net::{Attachment, Intent};
 use crate::request::{NetworkMode, Origin, PodRequest};
 use serde::{Deserialize, Serialize};
@@ -77,6 +78,16 @@ pub(crate) struct PodNetwork {
     pub(crate) intent: Option<Intent>,
     /// What attaching answered.
     pub(crate) attachment: Option<Attachment>,
+    /// Interfaces of the node's that it has, or is about to have.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) devices: Vec<Lent>,
+}
+
+impl PodNetwork {
+    /// Whether something of the node's has to be given back.
+    pub(crate) fn owes(&self) -> bool {
+        self.owed || !self.devices.is_empty()
+    }
 }
 
 /// A handler's settings, as far as this release knows them: the configuration refuses others, a record must not.

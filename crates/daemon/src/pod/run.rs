@@ -140,8 +140,7 @@ impl Node {
                 mode: request.network,
                 provider: provider.map(str::to_owned),
                 owed: provider.is_some(),
-                intent: None,
-                attachment: None,
+                ..PodNetwork::default()
             },
             selinux_level,
             resources: PodResources::default(),

@@ -36,7 +36,7 @@ impl Node {
         match pod.state() {
             // Removed while this waited for its turn.
             PodState::Discarding => return Ok(()),
-            PodState::NotReady if !pod.record().network.owed && pod.shim().is_none() => return Ok(()),
+            PodState::NotReady if !pod.record().network.owes() && pod.shim().is_none() => return Ok(()),
             PodState::Ready | PodState::Stopping => {
                 pod.change(Change::Stopping)?;
             }

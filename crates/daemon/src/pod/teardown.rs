@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use strata_cgroup::Group;
+use strata_sys::ns;
 use strata_wire::Request;
 
 /// How long a shim may take to kill everything and leave.
@@ -67,7 +68,10 @@ impl Node {
         process::kill(pod.state_dir());
         let (node, own) = (self.clone(), pod.clone());
         blocking(move || node.kill_groups(&own)).await?;
+        // Before the namespace goes, which would take virtual ones with it.
+        let given = self.give_back_all(pod).await;
         self.detach(pod).await?;
+        given?;
         let (node, own) = (self.clone(), pod.clone());
         blocking(move || node.remove_leftovers(&own)).await
     }
@@ -79,7 +83,7 @@ impl Node {
         };
         let request = DetachRequest {
             pod_id: record.id.clone(),
-            netns: record.namespaces.net.as_ref().map(PathBuf::from).filter(|p| p.exists()),
+            netns: record.namespaces.net.as_ref().map(PathBuf::from).filter(|p| ns::is_pinned(p)),
             intent: record.network.intent.clone(),
             attachment: record.network.attachment.clone(),
         };

@@ -5,7 +5,7 @@ use super::load::{Loaded, LostPod};
 use crate::cgroups::names;
 use crate::error::{Error, Result};
 use crate::ids::is_id;
-use crate::net::DetachRequest;
+use crate::net::{DetachRequest, devices};
 use crate::node::Node;
 use crate::pod::teardown::{self, RETRY};
 use crate::pod::{namespaces, short};
@@ -13,6 +13,7 @@ use crate::shim::{Connected, Shim};
 use crate::tasks::blocking;
 use std::path::PathBuf;
 use std::sync::Arc;
+use strata_sys::ns;
 use strata_wire::Request;
 use strata_wire::plan::PodNamespaces;
 
@@ -82,6 +83,12 @@ impl Node {
         let mut names = pod.containers.clone();
         names.push(pod.id.clone());
         self.end_processes(&pod.id, names).await?;
+        let netns = self.netns_of(&pod.id);
+        if ns::is_pinned(&netns) {
+            for lent in devices::found(&pod.id, &netns).await? {
+                devices::give_back(&pod.id, Some(&netns), &lent).await?;
+            }
+        }
         self.detach_lost(pod).await?;
         self.release_pod(&pod.id).await?;
         let (store, pod) = (self.store.clone(), pod.clone());
@@ -153,7 +160,7 @@ impl Node {
             }
             let request = DetachRequest {
                 pod_id: pod.id.clone(),
-                netns: Some(self.netns_of(&pod.id)).filter(|p| p.exists()),
+                netns: Some(self.netns_of(&pod.id)).filter(|p| ns::is_pinned(p)),
                 intent: said("intent"),
                 attachment: said("attachment").and_then(|a| serde_json::from_value(a).ok()),
             };

@@ -131,6 +131,11 @@ pub(super) fn config(
         linux["uidMappings"] = range(ids.uids);
         linux["gidMappings"] = range(ids.gids);
     }
+    let interfaces = &record.injected.net_devices;
+    if !interfaces.is_empty() {
+        let each = interfaces.iter().map(|d| (d.host.clone(), json!({ "name": d.name })));
+        linux["netDevices"] = Value::Object(each.collect());
+    }
     config["linux"] = linux;
     config
 }

@@ -2,80 +2,23 @@
 
 use super::claims::Subnet;
 use crate::error::{Error, Kind, Result};
+use crate::net::netlink::{Netlink, errno, failed};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::{
-    InfoData, InfoKind, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo, LinkMessage,
-};
-use rtnetlink::{
-    Handle, LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder,
-};
+use rtnetlink::packet_route::link::{InfoData, InfoKind, InfoPortKind, InfoVeth, LinkAttribute, LinkInfo};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 use rustix::io::Errno;
 use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use strata_sys::ns::{self, NsKind};
-use tokio::task::JoinHandle;
 
 /// What the pod's end is called.
 pub(super) const POD_INTERFACE: &str = "eth0";
 /// The kernel's limit for an alias (IFALIASZ, 256 bytes), less its own NUL byte and the one that is sent, which it counts too.
 const MAX_ALIAS: usize = 254;
 
-/// A netlink socket in one network namespace.
-#[derive(Debug)]
-pub(super) struct Netlink {
-    handle: Handle,
-    task: JoinHandle<()>,
-}
-
-impl Drop for Netlink {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
 impl Netlink {
-    /// A socket in the calling thread's namespace, which is the daemon's.
-    pub(super) fn open() -> Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()
-            .map_err(|e| Error::new(Kind::Unavailable, format!("netlink socket: {e}")))?;
-        Ok(Self { handle, task: tokio::spawn(connection) })
-    }
-
-    /// A socket in a pinned namespace. A thread of its own goes there, and ends: no worker must ever be left in one.
-    pub(super) async fn open_in(netns: &Path) -> Result<Self> {
-        let path: PathBuf = netns.into();
-        let runtime = tokio::runtime::Handle::current();
-        let (send, receive) = tokio::sync::oneshot::channel();
-        let enter = move || {
-            let entered = ns::open(&path).and_then(|fd| ns::setns(fd, NsKind::Net));
-            let _runtime = runtime.enter();
-            let opened = match entered {
-                Ok(()) => Self::open(),
-                Err(e) => {
-                    Err(Error::new(Kind::FailedPrecondition, format!("the pod's network namespace: {e}")))
-                }
-            };
-            // The receiver is gone if the caller is: the socket closes.
-            let _ = send.send(opened);
-        };
-        std::thread::Builder::new().name("netns".into()).spawn(enter).map_err(|e| {
-            Error::new(Kind::ResourceExhausted, format!("a thread to enter a namespace: {e}"))
-        })?;
-        receive.await.map_err(|_| Error::internal("the thread that enters a namespace died"))?
-    }
-
-    /// An interface by its name.
-    async fn get(&self, name: &str) -> Result<Option<LinkMessage>> {
-        let request = self.handle.link().get().match_name(name).execute();
-        match std::pin::pin!(request).try_next().await {
-            Ok(link) => Ok(link),
-            Err(e) if errno(&e) == Some(Errno::NODEV) => Ok(None),
-            Err(e) => Err(failed(&format!("interface {name}: RTM_GETLINK"), &e)),
-        }
-    }
-
     /// Removes an interface; one that is not there is success.
     pub(super) async fn remove(&self, name: &str) -> Result<()> {
         let Some(link) = self.get(name).await? else { return Ok(()) };
@@ -90,15 +33,7 @@ impl Netlink {
     /// Names of interfaces that start with `prefix` and are ports of this bridge, or of none.
     pub(super) async fn ports_of(&self, bridge: &str, prefix: &str) -> Result<Vec<String>> {
         let master = self.get(bridge).await?.map(|l| l.header.index);
-        let links: Vec<LinkMessage> = self
-            .handle
-            .link()
-            .get()
-            .execute()
-            .try_collect()
-            .await
-            .map_err(|e| failed("interfaces: RTM_GETLINK", &e))?;
-        let ours = links.into_iter().filter_map(|link| {
+        let ours = self.all().await?.into_iter().filter_map(|link| {
             let mut name = None;
             let mut controller = None;
             for attribute in link.attributes {
@@ -263,27 +198,4 @@ impl Pair<'_> {
 pub(super) fn mac(ip: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = ip.octets();
     [0x0a, 0x58, a, b, c, d]
-}
-
-fn errno(error: &rtnetlink::Error) -> Option<Errno> {
-    match error {
-        rtnetlink::Error::NetlinkError(message) => Errno::from_io_error(&message.to_io()),
-        _ => None,
-    }
-}
-
-fn failed(what: &str, error: &rtnetlink::Error) -> Error {
-    let (kind, advice) = match errno(error) {
-        Some(Errno::PERM | Errno::ACCESS) => (Kind::FailedPrecondition, "; stratad needs CAP_NET_ADMIN"),
-        Some(Errno::OPNOTSUPP) => {
-            (Kind::FailedPrecondition, "; does the kernel have the modules bridge and veth?")
-        }
-        Some(Errno::NODEV) => (Kind::Unavailable, "; somebody else removed it: try again"),
-        _ => (Kind::Unavailable, ""),
-    };
-    let why = match error {
-        rtnetlink::Error::NetlinkError(message) => message.to_io().to_string(),
-        other => other.to_string(),
-    };
-    Error::new(kind, format!("{what}: {why}{advice}"))
 }

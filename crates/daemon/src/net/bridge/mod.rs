@@ -19,6 +19,7 @@ mod testnet;
 #[cfg(test)]
 mod tests;
 
+use super::netlink::Netlink;
 use super::{AttachRequest, Attachment, DetachRequest, Held, NetworkStatus, PodCidrs, Provider};
 use crate::config;
 use crate::error::{Error, Result};
@@ -26,7 +27,7 @@ use claims::{Claims, Subnet};
 use firewall::{Firewall, Published};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
-use link::{Netlink, POD_INTERFACE, Pair, mac};
+use link::{POD_INTERFACE, Pair, mac};
 use std::collections::{BTreeMap, HashSet};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Mutex, MutexGuard, PoisonError};
