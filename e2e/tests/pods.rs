@@ -7,6 +7,7 @@ mod mounts;
 pub(crate) mod netdevices;
 mod resources;
 mod sandbox;
+mod strays;
 mod unwritable;
 
 use k8s_cri::v1 as cri;

@@ -126,6 +126,34 @@ impl Group {
         self.join_some(|mount| mounts.contains(&mount))
     }
 
+    /// Opens what a new process of one thread enters this group by: it writes `0` to each, of those v1 hierarchies that carry one of
+    /// these controllers and of the unified one.
+    pub fn entrances(&self, controllers: &[&str]) -> Result<Vec<OwnedFd>> {
+        let v1 = controllers.iter().filter_map(|c| self.v1_dir(c)).map(|dir| dir.join("tasks"));
+        let v2 = self.v2_dir().map(|dir| dir.join("cgroup.procs"));
+        let open = |path: PathBuf| {
+            Ok(rustix::fs::open(&path, OFlags::WRONLY | OFlags::CLOEXEC, Perm::empty())
+                .call(|| format!("open({path:?}, O_WRONLY)"))?)
+        };
+        v1.chain(v2).map(open).collect()
+    }
+
+    /// Moves what is left in it to another group, and removes it, in each hierarchy that has both. What makes processes faster than
+    /// they are moved keeps it.
+    pub fn leave_to(&self, other: &Self) {
+        for (from, to) in self.dirs().iter().zip(other.dirs()).filter(|(from, _)| from.is_dir()) {
+            for _ in 0..100 {
+                let left = file::read(&from.join("cgroup.procs")).unwrap_or_default();
+                // One that has ended meanwhile cannot be moved, and need not be.
+                left.lines().for_each(|pid| _ = file::write(&to.join("cgroup.procs"), pid));
+                match rustix::fs::rmdir(from) {
+                    Err(Errno::BUSY) => {}
+                    _ => break,
+                }
+            }
+        }
+    }
+
     fn join_some(&self, wanted: impl Fn(&Path) -> bool) -> Result<Join> {
         let mut tasks = Vec::new();
         for mount in self.hierarchy.v1_mounts().into_iter().filter(|m| wanted(m)) {

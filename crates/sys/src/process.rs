@@ -200,6 +200,20 @@ pub fn bind_to_thread(command: &mut std::process::Command) {
     unsafe { command.pre_exec(bind) };
 }
 
+/// Prepares a command to enter cgroups before it becomes its program, by writing `0` to each of these files of theirs.
+pub fn enter_groups(command: &mut std::process::Command, entrances: Vec<OwnedFd>) {
+    use std::os::unix::process::CommandExt;
+    let enter = move || {
+        for entrance in &entrances {
+            rustix::io::write(entrance, b"0")?;
+        }
+        Ok(())
+    };
+    // SAFETY: the closure makes system calls and allocates nothing: it takes no lock that another thread of the parent may have
+    // held when it was copied.
+    unsafe { command.pre_exec(enter) };
+}
+
 /// Blocks no signal and gives every signal its default action again, as a new program expects.
 pub fn reset_signals() -> Result<()> {
     // The kernel's struct sigaction: handler, flags, restorer and mask are all zero for the default action.

@@ -36,8 +36,9 @@ pub fn find(dir: &Path, cgroup: &str) -> Vec<String> {
         }),
     );
     found.extend(mounts(dir).into_iter().map(|path| format!("mount {}", path.display())));
-    // The three that belong to the node itself may stay for its next start.
-    let own = [cgroup.to_owned(), format!("{cgroup}/shims"), format!("{cgroup}/pods")];
+    // Those that belong to the node itself may stay for its next start.
+    let own =
+        [cgroup.to_owned(), format!("{cgroup}/shims"), format!("{cgroup}/pods"), format!("{cgroup}/hooks")];
     found.extend(
         cgroups::below(cgroup)
             .into_iter()

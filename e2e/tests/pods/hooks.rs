@@ -10,35 +10,35 @@ use strata_e2e::{eventually, node::process};
 use tonic::Code;
 
 /// Where hooks write what they see.
-fn report(node: &Node) -> PathBuf {
+pub(super) fn report(node: &Node) -> PathBuf {
     let dir = node.dir("report");
     std::fs::create_dir_all(&dir).unwrap();
     dir
 }
 
-fn said(node: &Node, name: &str) -> String {
+pub(super) fn said(node: &Node, name: &str) -> String {
     std::fs::read_to_string(report(node).join(name)).unwrap_or_default()
 }
 
 /// A script as a hook. `$R` is where it reports to.
-fn hook(node: &Node, point: &str, script: &str) -> Value {
+pub(super) fn hook(node: &Node, point: &str, script: &str) -> Value {
     let own = format!("R={}", report(node).display());
     json!({ "hookName": point, "path": "/bin/sh", "args": ["sh", "-c", script],
         "env": ["PATH=/usr/sbin:/usr/bin:/sbin:/bin", own] })
 }
 
 /// A device with these hooks, and nothing else.
-fn install(node: &Node, hooks: &[Value]) {
+pub(super) fn install(node: &Node, hooks: &[Value]) {
     let spec = json!({ "cdiVersion": "0.3.0", "kind": "vendor.example/hooked",
         "devices": [{ "name": "x", "containerEdits": { "env": ["HOOKED=1"] } }], "containerEdits": { "hooks": hooks } });
     std::fs::write(node.dir("cdi/hooked.json"), spec.to_string()).unwrap();
 }
 
-fn ask(config: &mut cri::ContainerConfig) {
+pub(super) fn ask(config: &mut cri::ContainerConfig) {
     config.cdi_devices = vec![cri::CdiDevice { name: "vendor.example/hooked=x".into() }];
 }
 
-fn wait_for(node: &Node, name: &str) {
+pub(super) fn wait_for(node: &Node, name: &str) {
     let path = report(node).join(name);
     eventually(30, name, || if path.exists() { Ok(()) } else { Err("it is not there yet".to_owned()) });
 }

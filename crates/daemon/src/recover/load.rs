@@ -99,6 +99,7 @@ impl Node {
         loaded.lost_containers.extend_from_slice(self.store.lost_containers());
         self.forget_strange_seccomp();
         self.forget_strange_bundles();
+        self.end_strange_hooks();
         loaded.pods = pods.into_values().collect();
         Ok(loaded)
     }

@@ -2,7 +2,7 @@
 //!
 //! Those of the node's namespaces are run here, the others by the shim (`strata_wire::hooks` draws the order):
 //!
-//! * [`run`]: one hook.
+//! * [`run`]: one hook. [`groups`]: by what all of it is killed.
 //! * [`bundle`]: what hooks are told of the container.
 //!
 //! A failing hook before the container's program fails the creation or the start, a failing poststart hook ends the container again,
@@ -10,6 +10,7 @@
 //! container has ended or its creation has failed, whichever daemon is there then, and at the latest when it is removed.
 
 mod bundle;
+mod groups;
 mod run;
 
 use super::Container;
@@ -168,11 +169,13 @@ impl Node {
             .map_err(|e| Error::internal(format!("state of container {}: {e}", short(container.id()))))?;
         let bundle = self.bundle(container.pod(), container.id())?;
         let until = Instant::now() + self.time_of_hooks();
+        let node = self.clone();
         blocking(move || {
             bundle.set_root(&root.unwrap_or_else(|| bundle.root()), &record)?;
             for hook in hooks {
                 let limit = hook.limit(until.saturating_duration_since(Instant::now()));
-                match run::run(&hook, bundle.dir(), &state, limit) {
+                let group = node.hook_group();
+                match run::run(&hook, bundle.dir(), &state, limit, group.as_ref()) {
                     Err(e) if hook.point == Point::Poststop => {
                         tracing::warn!(container = short(&record.id), error = %e, "hook");
                     }

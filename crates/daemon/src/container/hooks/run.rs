@@ -1,8 +1,9 @@
 //! Running one hook in the node's namespaces.
 //!
-//! It is the leader of a process group of its own, so that one that hangs is killed with what it has started, and it ends with this
-//! daemon: the next one runs what is owed then.
+//! It is the leader of a process group of its own, in a cgroup of its own where there are any, so that one that hangs is killed with
+//! what it has started, and it ends with this daemon: the next one ends what it had started, and runs what is owed then.
 
+use super::groups::HookGroup;
 use crate::error::{Error, Kind, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::OFlags;
@@ -24,12 +25,18 @@ const KILL: Duration = Duration::from_secs(5);
 /// # Errors
 /// [`Kind::FailedPrecondition`] if it cannot be run, [`Kind::DeadlineExceeded`] if it does not end in time and is killed,
 /// [`Kind::Internal`] if it fails.
-pub(super) fn run(hook: &Hook, bundle: &Path, state: &[u8], limit: Duration) -> Result<()> {
+pub(super) fn run(
+    hook: &Hook,
+    bundle: &Path,
+    state: &[u8],
+    limit: Duration,
+    group: Option<&HookGroup>,
+) -> Result<()> {
     let failed = |kind, how: String, said: &[u8]| Error::new(kind, complaint(hook, &how, said));
     let begun = Instant::now();
-    let (output, mut child) = spawn(hook, bundle, state)
+    let (output, mut child) = spawn(hook, bundle, state, group)
         .map_err(|e| failed(Kind::FailedPrecondition, format!("cannot be run: {e}"), &[]))?;
-    let (status, said) = follow(&mut child, &output, begun + limit)
+    let (status, said) = follow(&mut child, &output, begun + limit, group)
         .map_err(|e| failed(Kind::Internal, format!("cannot be waited for: {e}"), &[]))?;
     match status {
         Some(status) if status.success() => Ok(()),
@@ -48,7 +55,12 @@ fn ending(status: ExitStatus) -> String {
     }
 }
 
-fn spawn(hook: &Hook, bundle: &Path, state: &[u8]) -> std::io::Result<(OwnedFd, Child)> {
+fn spawn(
+    hook: &Hook,
+    bundle: &Path,
+    state: &[u8],
+    group: Option<&HookGroup>,
+) -> std::io::Result<(OwnedFd, Child)> {
     let state = memfd::filled("state", state)?;
     let (output, theirs) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC)?;
     rustix::fs::fcntl_setfl(&output, OFlags::NONBLOCK)?;
@@ -58,6 +70,10 @@ fn spawn(hook: &Hook, bundle: &Path, state: &[u8]) -> std::io::Result<(OwnedFd, 
     command.envs(hook.env.iter().filter_map(|line| line.split_once('=')));
     command.current_dir(bundle).process_group(0);
     command.stdin(state).stdout(theirs.try_clone()?).stderr(theirs);
+    // First, while the descriptors are open to it.
+    if let Some(group) = group {
+        strata_sys::process::enter_groups(&mut command, group.entrances()?);
+    }
     strata_sys::process::bind_to_thread(&mut command);
     Ok((output, command.spawn()?))
 }
@@ -67,16 +83,17 @@ fn follow(
     child: &mut Child,
     output: &OwnedFd,
     deadline: Instant,
+    group: Option<&HookGroup>,
 ) -> std::io::Result<(Option<ExitStatus>, Vec<u8>)> {
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or(Errno::SRCH)?;
     let mut said = Vec::new();
     let ended = pidfd_open(pid, PidfdFlags::empty())
         .and_then(|pidfd| wait(&pidfd, output, &mut said, deadline))
-        .inspect_err(|_| kill(pid))?;
+        .inspect_err(|_| kill(pid, group))?;
     if ended {
         return Ok((Some(child.wait()?), said));
     }
-    kill(pid);
+    kill(pid, group);
     let patience = Instant::now() + KILL;
     while child.try_wait()?.is_none() && Instant::now() < patience {
         std::thread::sleep(Duration::from_millis(5));
@@ -84,9 +101,12 @@ fn follow(
     Ok((None, said))
 }
 
-fn kill(group: Pid) {
+fn kill(pid: Pid, group: Option<&HookGroup>) {
     // While it has not been waited for, its number is its own.
-    let _ = kill_process_group(group, Signal::KILL);
+    let _ = kill_process_group(pid, Signal::KILL);
+    if let Some(group) = group {
+        group.kill();
+    }
 }
 
 /// Whether it has ended before the deadline.
@@ -149,7 +169,7 @@ mod tests {
             env: vec!["A=1".into()],
             timeout: 0,
         };
-        run(&hook, Path::new("/"), b"{\"id\":\"c1\"}", Duration::from_secs(limit))
+        run(&hook, Path::new("/"), b"{\"id\":\"c1\"}", Duration::from_secs(limit), None)
     }
 
     #[test]
@@ -174,7 +194,7 @@ mod tests {
             env: Vec::new(),
             timeout: 0,
         };
-        let error = run(&missing, Path::new("/"), b"{}", Duration::from_secs(60)).unwrap_err();
+        let error = run(&missing, Path::new("/"), b"{}", Duration::from_secs(60), None).unwrap_err();
         assert_eq!(error.kind(), Kind::FailedPrecondition);
         assert!(error.to_string().contains("/no/such/hook"), "{error}");
     }
