@@ -69,18 +69,23 @@ impl Shim {
                     container.take_frame(id, frame, attachment.stdin);
                 }
                 Ok(None) => break,
-                Err(_) => return self.close(id),
+                Err(_) => {
+                    // What has been taken is not to be taken again as the last words of a client that has gone.
+                    attachment.input.drain(..at);
+                    return self.close(id);
+                }
             }
             if container.streams.input_full() {
                 container.streams.write_input(&self.poll, attachment.container);
             }
-            if container.streams.input_full() {
+            if attachment.stdin && container.streams.input_full() {
                 break;
             }
         }
         attachment.input.drain(..at);
         container.streams.write_input(&self.poll, attachment.container);
-        conn.pause(container.streams.input_full());
+        let waits = attachment.stdin && container.streams.input_full();
+        conn.pause(waits);
     }
 
     /// A container can take more input: clients that wait go on.

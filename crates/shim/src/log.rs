@@ -77,7 +77,10 @@ impl Log {
 
     /// Opens the file anew: after a rotation the old name is another file.
     pub(crate) fn reopen(&mut self) -> strata_sys::Result<()> {
-        (self.file, _) = open(&self.path)?;
+        let (file, made) = open(&self.path)?;
+        self.file = file;
+        // What was cut off is in the other one.
+        self.torn &= !made;
         Ok(())
     }
 
@@ -230,6 +233,24 @@ mod tests {
         drop(log(&dir, 0));
         drop(Log::open(path.to_str().unwrap(), 0).unwrap());
         assert!(path.exists());
+    }
+
+    #[test]
+    fn a_line_that_was_cut_off_is_none_of_the_next_file_s() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        let mut log = log(&dir, 0);
+        (log.torn, log.dropped) = (true, 7);
+        std::fs::rename(&path, dir.path().join("rotated")).unwrap();
+        log.reopen().unwrap();
+        log.write(Stream::Stdout, b"kept\n");
+        let lines = contents(&dir);
+        assert!(lines[0].contains("7 bytes of log") && lines[1] == "stdout F kept", "{lines:?}");
+        // In the file that it was cut off in, it is ended.
+        log.torn = true;
+        log.reopen().unwrap();
+        log.write(Stream::Stdout, b"more\n");
+        assert!(std::fs::read_to_string(path).unwrap().contains("kept\n\n"));
     }
 
     #[test]

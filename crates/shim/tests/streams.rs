@@ -291,3 +291,55 @@ fn the_log_does_not_wait_for_a_client_that_lags() {
     assert!(seen < MAX_LAG + (1 << 20), "{seen} bytes were kept for it");
     assert_eq!(lagging.frame(), None);
 }
+
+/// What comes after frames of which one is none: the client is cut off, and what it said before counts once.
+#[test]
+fn input_before_a_frame_that_is_none_is_taken_once() {
+    let Some(pod) = Pod::new() else { return };
+    let mut client = pod.client();
+    client.subscribe();
+    let mut plan = pod.plan("c1", &["cat"]);
+    (plan.stdio.stdin, plan.stdio.stdin_once) = (true, true);
+    client.run(&plan);
+    let mut attached = pod.client().attach("c1", true);
+    let mut bytes = Vec::new();
+    AttachFrame::Stdin(b"once\n".to_vec()).encode(&mut bytes);
+    bytes.extend([99, 0, 0, 0, 0]);
+    std::io::Write::write_all(&mut attached.socket, &bytes).unwrap();
+    assert_eq!(client.exited("c1").exit_code, 0);
+    assert_eq!(pod.log("c1"), ["stdout F once"]);
+}
+
+/// One that brings no input does not wait for the container to take other clients'.
+#[test]
+fn a_client_without_input_is_heard_while_input_waits() {
+    let Some(pod) = Pod::new() else { return };
+    let mut client = pod.client();
+    client.subscribe();
+    let script = "stty raw -echo; echo ready; while [ ! -e /go ]; do sleep 0.05; done; exec 3<&0; cat <&3 >/dev/null & \
+        while :; do stty size; sleep 0.05; done";
+    let mut plan = pod.script("c1", script);
+    (plan.stdio.tty, plan.stdio.stdin, plan.stdio.tty_size) = (true, true, Some((24, 80)));
+    client.create(&plan);
+    let mut typing = pod.client().attach("c1", true);
+    client.start("c1");
+    typing.until("ready");
+    let mut watching = pod.client().attach("c1", false);
+    // More than the terminal and the shim hold.
+    let socket = typing.socket.try_clone().unwrap();
+    let writer = std::thread::spawn(move || {
+        let mut bytes = Vec::new();
+        AttachFrame::Stdin(vec![b'x'; MAX_PAYLOAD]).encode(&mut bytes);
+        (0..8).for_each(|_| std::io::Write::write_all(&mut &socket, &bytes).unwrap());
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    watching.send(&AttachFrame::Resize { rows: 11, cols: 22 });
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(client.exec_output(&plans::exec("c1", "go", &["touch", "/go"])).2, 0);
+    watching.until("11 22");
+    watching.send(&AttachFrame::Resize { rows: 33, cols: 44 });
+    watching.until("33 44");
+    writer.join().unwrap();
+    client.done(Request::Signal { id: "c1".into(), signal: 9, all: true });
+    client.exited("c1");
+}
