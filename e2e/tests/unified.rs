@@ -6,10 +6,10 @@ use strata_e2e::node::{Node, cgroups, container, pod, security, test};
 use strata_e2e::skip;
 use tonic::Code;
 
-type Limits = cri::LinuxContainerResources;
+pub(crate) type Limits = cri::LinuxContainerResources;
 
 /// As [`test`], where no hierarchy but the unified one is mounted.
-fn test_unified(f: impl FnOnce(&Node)) {
+pub(crate) fn test_unified(f: impl FnOnce(&Node)) {
     let mounts = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     if mounts.contains(" - cgroup ") || !mounts.contains(" - cgroup2 ") {
         return skip("cgroup v2 is not the only hierarchy here; the step vm of hack/test runs this");
@@ -17,12 +17,12 @@ fn test_unified(f: impl FnOnce(&Node)) {
     test(f);
 }
 
-fn unified(settings: &[(&str, &str)]) -> Limits {
+pub(crate) fn unified(settings: &[(&str, &str)]) -> Limits {
     let unified = settings.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
     Limits { unified, ..Default::default() }
 }
 
-fn limited(node: &Node, name: &str, script: &str, limits: Limits) -> cri::ContainerConfig {
+pub(crate) fn limited(node: &Node, name: &str, script: &str, limits: Limits) -> cri::ContainerConfig {
     let mut config = container(node, name, script);
     config.linux.get_or_insert_default().resources = Some(limits);
     config
