@@ -140,11 +140,17 @@ fn what_cannot_be_lent_is_refused_and_what_was_goes_back() {
         }
         install(node, "net1", &[]);
         let spec = std::fs::read_to_string(node.dir("cdi/nic.json")).unwrap();
-        for (host, text) in [("lacking0", "no interface lacking0"), ("lo", "loopback"), ("e2e0", "e2e0")] {
+        for (host, text) in
+            [("lacking0", "no interface lacking0"), ("lo", "loopback"), ("e2e0", "cannot leave")]
+        {
             std::fs::write(node.dir("cdi/nic.json"), spec.replace(LENT, host)).unwrap();
             let (found, message) = refused(node, &pod_id, "cannot", ask);
-            assert!(found != Code::Internal && message.contains(text), "{host}: {found:?} {message}");
+            assert!(
+                found == Code::FailedPrecondition && message.contains(text),
+                "{host}: {found:?} {message}"
+            );
         }
+        assert!(!ip(node, "-d link show dev e2e0").contains("alias"), "it has none of its own");
         // It has been moved by the time that the hook fails.
         let fails = json!({ "hookName": "createRuntime", "path": "/bin/sh", "args": ["sh", "-c", "exit 7"] });
         install(node, "net1", &[fails]);

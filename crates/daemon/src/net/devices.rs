@@ -202,7 +202,14 @@ pub(crate) async fn lend(pod_id: &str, netns: &Path, lent: &Lent) -> Result<()> 
         has_no(&pod, &lent.device).await?;
         node.set(host, link.change().alias(&mark)).await?;
         let to = ns::open(netns).map_err(|e| Error::internal(format!("the pod's network namespace: {e}")))?;
-        node.set(host, link.change().setns_by_fd(to.as_raw_fd()).name(name)).await?;
+        let change = link.change().setns_by_fd(to.as_raw_fd()).name(name).build();
+        node.handle.link().change(change).execute().await.map_err(|e| match errno(&e) {
+            // NETIF_F_NETNS_LOCAL: bridges and the like.
+            Some(Errno::INVAL) => Error::precondition(format!(
+                "interface {host} is of a kind that cannot leave the node's network namespace"
+            )),
+            _ => failed(&format!("interface {host}: RTM_NEWLINK"), &e),
+        })?;
     }
     let gone = || Error::new(Kind::Unavailable, format!("interface {name} vanished from the pod"));
     let link = pod.marked(&mark).await?.ok_or_else(gone)?;
