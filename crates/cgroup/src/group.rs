@@ -147,7 +147,8 @@ impl Group {
                 // One that has ended meanwhile cannot be moved, and need not be.
                 left.lines().for_each(|pid| _ = file::write(&to.join("cgroup.procs"), pid));
                 match rustix::fs::rmdir(from) {
-                    Err(Errno::BUSY) => {}
+                    // One that is ending leaves a moment later.
+                    Err(Errno::BUSY) => std::thread::sleep(Duration::from_millis(1)),
                     _ => break,
                 }
             }

@@ -287,7 +287,7 @@ fn poststop_hooks_outlive_the_daemon() {
         install(node, &[slow, hook(node, "poststop", waits)]);
         let config = pod(node, "cut");
         let pod_id = node.run_pod(&config);
-        let before = node.traces();
+        let before = node.settled_traces();
         let mut wanted = container(node, "cut", "true");
         ask(&mut wanted);
         std::thread::scope(|scope| {

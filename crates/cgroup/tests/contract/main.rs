@@ -240,3 +240,21 @@ fn a_process_is_found_where_its_container_has_put_it() {
     drop(child);
     assert_eq!(group.hierarchy().unified_of(i32::MAX).unwrap().map(|group| group.name()), None);
 }
+
+#[test]
+fn a_command_enters_a_group_and_what_it_leaves_goes_to_the_one_above() {
+    let Some(private) = Private::new() else { return };
+    let controllers = ["freezer", "pids"];
+    let own = private.0.child("own").unwrap();
+    own.create_in(&controllers).unwrap();
+    let mut command = Command::new("sh");
+    command.args(["-c", "sleep 100 >/dev/null 2>&1 & echo $!"]);
+    strata_sys::process::enter_groups(&mut command, own.entrances(&controllers).unwrap());
+    let said = command.output().unwrap();
+    let left: i32 = String::from_utf8(said.stdout).unwrap().trim().parse().unwrap();
+    assert_eq!(own.procs().unwrap(), [left]);
+    own.leave_to(&private.0);
+    assert!(!own.exists());
+    assert_eq!(private.0.procs().unwrap(), [left]);
+    own.leave_to(&private.0);
+}
