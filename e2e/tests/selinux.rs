@@ -230,6 +230,22 @@ fn what_is_of_the_nodes_own_is_not_confined() {
         let image = node.image("busybox");
         let ran = node.strata(&["run", "--rm", &image, "sh", "-c", LABEL]).ok().stdout;
         assert!(ran.starts_with("system_u:system_r:container_t:s0:c"), "{ran}");
+        let free = ["run", "--rm", "--security-opt", "label=disable", &image, "sh", "-c", LABEL];
+        assert_eq!(node.strata(&free).ok().stdout.trim(), "system_u:system_r:spc_t:s0");
+        // `z` relabels for all containers, `Z` for one.
+        let dir = volume(node, "volume");
+        let read = |how: &str| {
+            let mount = format!("{}:/volume{how}", dir.display());
+            let args = ["run", "--rm", "-v", &mount, &image, "cat", "/volume/below/file"];
+            let read = node.strata(&args);
+            (read.stdout == "secret\n", on_host(&dir.join("below/file")))
+        };
+        assert!(!read("").0);
+        let all = "system_u:object_r:container_file_t:s0";
+        assert_eq!((read(":z"), read("")), ((true, all.into()), (true, all.into())));
+        let (fine, own) = read(":Z");
+        assert!(fine && own.starts_with(&format!("{all}:c")), "{own}");
+        assert!(!read("").0);
     });
 }
 

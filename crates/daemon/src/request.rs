@@ -87,6 +87,10 @@ pub(crate) struct Extras {
     pub(crate) stop_signal: Option<String>,
     /// How long `stop` waits before it kills, in seconds; 10 if unset.
     pub(crate) stop_timeout: Option<i64>,
+    /// Without an SELinux label for its processes.
+    pub(crate) unlabelled: bool,
+    /// Where mounts are, in the container, that are relabelled for every container and not for this one alone.
+    pub(crate) shared_mounts: Vec<String>,
     /// The terminal's first size, rows and columns.
     pub(crate) tty_size: Option<(u16, u16)>,
     /// What was asked for: the image as typed.

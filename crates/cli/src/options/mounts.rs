@@ -31,8 +31,11 @@ pub(crate) fn volume(text: &str) -> Result<BindMount, String> {
     for option in options.split(',').filter(|o| !o.is_empty()) {
         match option {
             "ro" => mount.readonly = true,
-            // Relabelling is for SELinux volumes of Docker's; recursive binds are what every bind is here.
-            "rw" | "z" | "Z" | "rbind" | "consistent" | "cached" | "delegated" => {}
+            "z" | "Z" if ["", option].contains(&mount.relabel.as_str()) => {
+                option.clone_into(&mut mount.relabel);
+            }
+            // Recursive binds are what every bind is here.
+            "rw" | "rbind" | "consistent" | "cached" | "delegated" => {}
             p if PROPAGATIONS.contains(&p) => p.clone_into(&mut mount.propagation),
             other => return Err(bad(&format!("invalid mode: {other}"))),
         }
@@ -73,7 +76,7 @@ pub(crate) fn mount(text: &str) -> Result<Mount, String> {
             if !Path::new(&source).exists() {
                 return Err(bad(&format!("bind source path does not exist: {source}")));
             }
-            Ok(Mount::Bind(BindMount { source, target, readonly, propagation }))
+            Ok(Mount::Bind(BindMount { source, target, readonly, propagation, relabel: String::new() }))
         }
         ("bind", None) => Err(bad("source is required")),
         ("tmpfs", None) => {
@@ -132,17 +135,25 @@ mod tests {
     use super::*;
 
     fn bind(source: &str, target: &str, readonly: bool, propagation: &str) -> BindMount {
-        BindMount { source: source.into(), target: target.into(), readonly, propagation: propagation.into() }
+        BindMount {
+            source: source.into(),
+            target: target.into(),
+            readonly,
+            propagation: propagation.into(),
+            relabel: String::new(),
+        }
     }
 
     #[test]
     fn volumes_are_binds() {
         assert_eq!(volume("/a:/b"), Ok(bind("/a", "/b", false, "")));
         assert_eq!(volume("/a:/b:ro,rslave"), Ok(bind("/a", "/b", true, "rslave")));
+        assert_eq!(volume("/a:/b:ro,Z").unwrap().relabel, "Z");
+        assert_eq!(volume("/a:/b:z").unwrap().relabel, "z");
         let here = std::env::current_dir().unwrap();
         assert_eq!(volume("./x:/b").unwrap().source, here.join("x").to_str().unwrap());
         assert_eq!(volume("../x:/b").unwrap().source, here.parent().unwrap().join("x").to_str().unwrap());
-        for bad in ["/a", "name:/b", "/a:b", "/a:/", "/a:/b:nope", "/a:/b:ro:x", ":/b"] {
+        for bad in ["/a", "name:/b", "/a:b", "/a:/", "/a:/b:nope", "/a:/b:ro:x", ":/b", "/a:/b:z,Z"] {
             assert!(volume(bad).is_err(), "{bad}");
         }
     }

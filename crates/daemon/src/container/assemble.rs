@@ -50,7 +50,7 @@ impl Node {
         let stop_signal = command::stop_signal(extras.stop_signal.as_deref(), asked, &defaults)?;
         let log_path = self.log_path(pod, id, &config)?;
         let apparmor = modules::confine(&self.apparmor, &context, |text| self.warn_once(text))?;
-        let selinux = modules::label(&self.selinux, &pod.record(), &context)?;
+        let selinux = modules::label(&self.selinux, &pod.record(), &context, extras.unlabelled)?;
         for mount in labels::to_relabel(&config, selinux.as_ref()) {
             selinux::check_relabel(Path::new(&mount.host_path))?;
         }

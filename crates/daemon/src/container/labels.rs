@@ -48,7 +48,9 @@ impl Node {
             selinux::relabel_one(&shared.shm, label)?;
         }
         for mount in to_relabel(&record.config, record.selinux.as_ref()) {
-            selinux::relabel_tree(Path::new(&mount.host_path), label)?;
+            let all = record.extras.shared_mounts.contains(&mount.container_path);
+            let shared = all.then(|| selinux::context::shared(label));
+            selinux::relabel_tree(Path::new(&mount.host_path), shared.as_deref().unwrap_or(label))?;
         }
         Ok(())
     }

@@ -73,7 +73,7 @@ fn requests(
     };
     let container = ContainerRequest {
         config: container_config(request, name, &namespaces, security, seccomp)?,
-        extras: extras(request, name)?,
+        extras: extras(request, name, security)?,
     };
     Ok((pod, container))
 }
@@ -138,6 +138,7 @@ fn container_config(
         no_new_privs: security.no_new_privs,
         seccomp: seccomp.cloned(),
         apparmor: security.apparmor.clone(),
+        selinux_options: security.selinux.clone(),
         ..Default::default()
     };
     Ok(cri::ContainerConfig {
@@ -159,11 +160,12 @@ fn container_config(
     })
 }
 
-fn extras(request: &debug::CreateContainerRequest, name: &str) -> Result<Extras> {
+fn extras(request: &debug::CreateContainerRequest, name: &str, security: &Security) -> Result<Extras> {
     let entrypoint = request.entrypoint.as_ref().map(|e| match e.as_str() {
         "" => Vec::new(),
         program => vec![program.to_owned()],
     });
+    let shared = request.mounts.iter().filter(|m| m.relabel == "z");
     Ok(Extras {
         name: Some(name.to_owned()),
         auto_remove: request.auto_remove,
@@ -175,6 +177,8 @@ fn extras(request: &debug::CreateContainerRequest, name: &str) -> Result<Extras>
         rlimits: request.ulimits.iter().map(|u| options::ulimit(u)).collect::<Result<_>>()?,
         stop_signal: Some(request.stop_signal.clone()).filter(|s| !s.is_empty()),
         stop_timeout: request.stop_timeout,
+        unlabelled: security.unlabelled,
+        shared_mounts: shared.map(|m| m.target.clone()).collect(),
         tty_size: sessions::terminal_size(request.tty_rows, request.tty_cols),
         image_name: request.image.clone(),
     })

@@ -43,7 +43,7 @@ pub(super) fn host_config(info: &ContainerInfo, pod: &PodInfo, network: NetworkM
         "PidMode": host(namespaces.pid()),
         "Privileged": context.privileged,
         "ReadonlyRootfs": context.readonly_rootfs,
-        "SecurityOpt": security_options(&context),
+        "SecurityOpt": security_options(&context, info.extras().unlabelled),
         "Tmpfs": tmpfs(&extras.tmpfs),
         "PidsLimit": if extras.pids_limit > 0 { json!(extras.pids_limit) } else { Value::Null },
         "Ulimits": ulimits,
@@ -82,7 +82,7 @@ fn limit(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(-1)
 }
 
-fn security_options(context: &cri::LinuxContainerSecurityContext) -> Vec<String> {
+fn security_options(context: &cri::LinuxContainerSecurityContext, unlabelled: bool) -> Vec<String> {
     use cri::security_profile::ProfileType;
     let profile = |key: &str, p: &cri::SecurityProfile| match p.profile_type() {
         ProfileType::RuntimeDefault => None,
@@ -92,7 +92,12 @@ fn security_options(context: &cri::LinuxContainerSecurityContext) -> Vec<String>
     let privileges = context.no_new_privs.then(|| "no-new-privileges".to_owned());
     let seccomp = context.seccomp.as_ref().and_then(|p| profile("seccomp", p));
     let apparmor = context.apparmor.as_ref().and_then(|p| profile("apparmor", p));
-    privileges.into_iter().chain(seccomp).chain(apparmor).collect()
+    let parts = context.selinux_options.iter().flat_map(|own| {
+        [("user", &own.user), ("role", &own.role), ("type", &own.r#type), ("level", &own.level)]
+    });
+    let parts = parts.filter(|(_, text)| !text.is_empty()).map(|(part, text)| format!("label={part}:{text}"));
+    let free = unlabelled.then(|| "label=disable".to_owned());
+    privileges.into_iter().chain(seccomp).chain(apparmor).chain(parts).chain(free).collect()
 }
 
 fn tmpfs(list: &[String]) -> Value {

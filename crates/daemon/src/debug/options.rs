@@ -16,6 +16,9 @@ pub(super) struct Security {
     pub(super) no_new_privs: bool,
     pub(super) seccomp: Seccomp,
     pub(super) apparmor: Option<cri::SecurityProfile>,
+    pub(super) selinux: Option<cri::SeLinuxOption>,
+    /// `label=disable`
+    pub(super) unlabelled: bool,
 }
 
 /// Which seccomp profile.
@@ -47,7 +50,18 @@ impl Security {
                 ("no-new-privileges", Some("false")) => all.no_new_privs = false,
                 ("seccomp", Some(value)) => all.seccomp = Seccomp::of(value),
                 ("apparmor", Some(value)) => all.apparmor = Some(apparmor(value)),
-                ("label", Some("disable")) => {}
+                ("label", Some("disable")) => all.unlabelled = true,
+                ("label", Some(value)) => {
+                    let part = value.split_once(':').filter(|(_, text)| !text.is_empty());
+                    let own = all.selinux.get_or_insert_default();
+                    match part {
+                        Some(("user", user)) => user.clone_into(&mut own.user),
+                        Some(("role", role)) => role.clone_into(&mut own.role),
+                        Some(("type", kind)) => kind.clone_into(&mut own.r#type),
+                        Some(("level", level)) => level.clone_into(&mut own.level),
+                        _ => return Err(Error::invalid(format!("invalid --security-opt 2: {option:?}"))),
+                    }
+                }
                 _ => return Err(Error::invalid(format!("invalid --security-opt 2: {option:?}"))),
             }
         }
@@ -159,6 +173,7 @@ pub(super) fn mount(mount: &debug::BindMount) -> Result<cri::Mount> {
         host_path: mount.source.clone(),
         readonly: mount.readonly,
         propagation: propagation.into(),
+        selinux_relabel: !mount.relabel.is_empty(),
         ..Default::default()
     })
 }
@@ -233,7 +248,17 @@ mod tests {
             |list: &[&str]| Security::parse(&list.iter().map(|s| (*s).to_owned()).collect::<Vec<_>>());
         let all =
             parse(&["no-new-privileges", "seccomp=unconfined", "apparmor=mine", "label=disable"]).unwrap();
-        assert!(all.no_new_privs && all.seccomp == Seccomp::Unconfined);
+        assert!(all.no_new_privs && all.seccomp == Seccomp::Unconfined && all.unlabelled);
+        let label = parse(&["label=type:spc_t", "label:level:s0:c1,c2"]).unwrap().selinux.unwrap();
+        assert_eq!(
+            (label.r#type.as_str(), label.level.as_str(), label.user.as_str()),
+            ("spc_t", "s0:c1,c2", "")
+        );
+        assert!(
+            parse(&["label=type"]).is_err()
+                && parse(&["label=type:"]).is_err()
+                && parse(&["label=x:y"]).is_err()
+        );
         assert_eq!(all.apparmor.unwrap().localhost_ref, "mine");
         assert!(!parse(&["no-new-privileges:false"]).unwrap().no_new_privs);
         assert_eq!(parse(&["seccomp={\"a\":1}"]).unwrap().seccomp, Seccomp::Text("{\"a\":1}".into()));

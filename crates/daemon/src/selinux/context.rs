@@ -157,6 +157,16 @@ fn level(asked: &cri::SeLinuxOption, pod: Option<&str>) -> Option<String> {
     Some(asked.level.as_str()).filter(|level| !level.is_empty()).or(pod).map(str::to_owned)
 }
 
+/// A context without categories, which everybody's dominate.
+pub(crate) fn shared(context: &str) -> String {
+    let mut parts = context.splitn(4, ':');
+    let own: Vec<&str> = parts.by_ref().take(3).collect();
+    match parts.next().and_then(|level| level.split([':', '-']).next()) {
+        Some(sensitivity) => format!("{}:{sensitivity}", own.join(":")),
+        None => context.to_owned(),
+    }
+}
+
 /// A level with a pair of categories that is not among these.
 ///
 /// # Errors
@@ -227,6 +237,8 @@ mod tests {
         assert_eq!(process(&options("u", "r", "t", ""), None, None).unwrap().to_string(), "u:r:t");
         assert_eq!(process(&options("u", "r", "", "s0"), pod, None), Err("the type"));
         assert_eq!(process(&nothing, pod, None), Err("the user"));
+        assert_eq!(shared("u:r:t:s0:c1,c2"), "u:r:t:s0");
+        assert_eq!((shared("u:r:t:s1-s2:c1").as_str(), shared("u:r:t").as_str()), ("u:r:t:s1", "u:r:t"));
         let merged = merge(Some(&options("", "", "t", "")), Some(&options("u", "", "p", "s0:c3")));
         assert_eq!(merged, options("u", "", "t", "s0:c3"));
     }

@@ -55,8 +55,8 @@ pub(crate) struct Asked<'a> {
     pub(crate) pod: Option<&'a cri::SeLinuxOption>,
     /// Its pod's level, where the pod has one.
     pub(crate) level: Option<&'a str>,
-    /// Whether it is privileged.
-    pub(crate) privileged: bool,
+    /// Whether nothing is to confine it: it is privileged, or says so.
+    pub(crate) free: bool,
     /// Whether it is in the node's PID or IPC namespace.
     pub(crate) with_node: bool,
 }
@@ -79,7 +79,7 @@ impl SeLinux {
     /// # Errors
     /// As [`Self::labels`].
     pub(crate) fn check_pod(&self, options: Option<&cri::SeLinuxOption>, privileged: bool) -> Result<()> {
-        let asked = Asked { own: None, pod: options, level: Some("s0"), privileged, with_node: false };
+        let asked = Asked { own: None, pod: options, level: Some("s0"), free: privileged, with_node: false };
         self.labels(&asked).map(drop)
     }
 
@@ -93,7 +93,7 @@ impl SeLinux {
         let named = wanted != cri::SeLinuxOption::default();
         context::check_options(&wanted)?;
         if !self.enabled() {
-            return match named && !asked.privileged {
+            return match named && !asked.free {
                 false => Ok(None),
                 true => Err(Error::precondition(
                     "an SELinux label was asked for, but this kernel does not run it; boot with selinux=1, or leave \
@@ -107,7 +107,7 @@ impl SeLinux {
         let defaults = self.defaults()?;
         let level = self.multi_level().then_some(asked.level).flatten();
         // One of the node's own is not kept apart from it, unless by a type that is asked for.
-        let free = asked.privileged || asked.with_node;
+        let free = asked.free || asked.with_node;
         let process = match !free || !wanted.r#type.is_empty() {
             true => Some(context::process(&wanted, level, defaults.as_ref()).map_err(|missing| {
                 Error::precondition(format!(
@@ -212,7 +212,7 @@ mod tests {
         let none = node(dir.path());
         assert!(!none.enabled());
         let label = cri::SeLinuxOption { level: "s0:c1,c2".into(), ..Default::default() };
-        let asked = |own, privileged| Asked { own, pod: None, level: None, privileged, with_node: false };
+        let asked = |own, free| Asked { own, pod: None, level: None, free, with_node: false };
         let refused = none.labels(&asked(Some(&label), false)).unwrap_err();
         assert_eq!(refused.kind(), Kind::FailedPrecondition, "{refused}");
         assert_eq!(none.check_pod(Some(&label), false).unwrap_err().kind(), Kind::FailedPrecondition);

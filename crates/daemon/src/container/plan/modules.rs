@@ -112,6 +112,7 @@ pub(crate) fn label(
     selinux: &SeLinux,
     pod: &PodRecord,
     context: &cri::LinuxContainerSecurityContext,
+    unlabelled: bool,
 ) -> Result<Option<Labels>> {
     let node = |mode| mode == cri::NamespaceMode::Node;
     let of_pod = pod.config.linux.as_ref().and_then(|l| l.security_context.as_ref());
@@ -119,7 +120,7 @@ pub(crate) fn label(
         own: context.selinux_options.as_ref(),
         pod: of_pod.and_then(|c| c.selinux_options.as_ref()),
         level: pod.selinux_level.as_deref(),
-        privileged: context.privileged,
+        free: context.privileged || unlabelled,
         with_node: context.namespace_options.as_ref().is_some_and(|n| node(n.pid()) || node(n.ipc())),
     })
 }
