@@ -21,15 +21,15 @@ pub(crate) fn kill(leader: i32, group: &Group) {
     for _ in 0..ROUNDS {
         let before = found.len();
         let all = group.procs().unwrap_or_default();
-        let all: Vec<Process> = all.into_iter().filter_map(Process::read).collect();
-        while let Some(next) = all.iter().find(|p| !found.contains_key(&p.pid) && p.is_of(leader, &found)) {
-            let Ok(held) = pidfd_open(next.pid) else { break };
+        let mut all: Vec<Process> = all.into_iter().filter_map(Process::read).collect();
+        while let Some(next) = all.iter().position(|p| !found.contains_key(&p.pid) && p.is_of(leader, &found)) {
+            let next = all.swap_remove(next);
+            let Ok(held) = pidfd_open(next.pid) else { continue };
             // Its number may have become another's.
-            if Process::read(next.pid).is_none_or(|now| now.begun != next.begun) {
-                break;
+            if Process::read(next.pid).is_some_and(|now| now.begun == next.begun) {
+                let _ = pidfd_send_signal(&held, SIGSTOP);
+                found.insert(next.pid, held);
             }
-            let _ = pidfd_send_signal(&held, SIGSTOP);
-            found.insert(next.pid, held);
         }
         if found.len() == before {
             break;

@@ -61,6 +61,10 @@ pub(crate) struct Asked<'a> {
     pub(crate) with_node: bool,
 }
 
+/// What containers of the node's own ask for (Cilium's, drivers of storage): to be confined by nothing. A kernel without SELinux
+/// does just that.
+const FREE_TYPE: &str = "spc_t";
+
 impl SeLinux {
     /// That of this kernel; `all`: containers are labelled that do not ask for it.
     pub(crate) fn of_kernel(all: bool) -> Self {
@@ -93,7 +97,7 @@ impl SeLinux {
         let named = wanted != cri::SeLinuxOption::default();
         context::check_options(&wanted)?;
         if !self.enabled() {
-            return match named && !asked.free {
+            return match named && !asked.free && wanted.r#type != FREE_TYPE {
                 false => Ok(None),
                 true => Err(Error::precondition(
                     "an SELinux label was asked for, but this kernel does not run it; boot with selinux=1, or leave \
@@ -217,7 +221,10 @@ mod tests {
         assert_eq!(refused.kind(), Kind::FailedPrecondition, "{refused}");
         assert_eq!(none.check_pod(Some(&label), false).unwrap_err().kind(), Kind::FailedPrecondition);
         let empty = cri::SeLinuxOption::default();
-        for nothing in [asked(None, false), asked(Some(&empty), false), asked(Some(&label), true)] {
+        let unconfined =
+            cri::SeLinuxOption { level: "s0".into(), r#type: "spc_t".into(), ..Default::default() };
+        let nothing_asked = [asked(None, false), asked(Some(&empty), false), asked(Some(&label), true)];
+        for nothing in nothing_asked.into_iter().chain([asked(Some(&unconfined), false)]) {
             assert_eq!(none.labels(&nothing).unwrap(), None);
         }
         assert_eq!(none.level(Some(&label), &HashSet::new()).unwrap(), None);
