@@ -22,7 +22,8 @@ pub(crate) fn kill(leader: i32, group: &Group) {
         let before = found.len();
         let all = group.procs().unwrap_or_default();
         let mut all: Vec<Process> = all.into_iter().filter_map(Process::read).collect();
-        while let Some(next) = all.iter().position(|p| !found.contains_key(&p.pid) && p.is_of(leader, &found)) {
+        while let Some(next) = all.iter().position(|p| !found.contains_key(&p.pid) && p.is_of(leader, &found))
+        {
             let next = all.swap_remove(next);
             let Ok(held) = pidfd_open(next.pid) else { continue };
             // Its number may have become another's.
