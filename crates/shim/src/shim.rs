@@ -51,7 +51,7 @@ pub(crate) struct Shim {
     /// What the group above the containers' has counted of kills for want of memory, but for those of containers that live.
     pub(crate) oom_settled: Option<u64>,
     next: u32,
-    leave: bool,
+    leaving: bool,
     /// When this process moves into its group of the unified hierarchy; `None`: it has.
     moves: Option<Instant>,
     /// Connections wait until then, since none could be taken.
@@ -111,7 +111,7 @@ impl Shim {
             shutdown: None,
             oom_settled: None,
             next: 0,
-            leave: false,
+            leaving: false,
             moves: Some(Instant::now() + MOVE_AFTER),
             accepts_again: None,
         }
@@ -139,7 +139,9 @@ impl Shim {
     /// Runs until the pod is gone.
     pub(crate) fn run(mut self) -> io::Result<()> {
         let mut buffer = vec![0; BUFFER];
-        while !self.leave {
+        // When nobody waits for this process any more, clients may still be reading what the containers said last: as long as it takes
+        // them. It is looked for after all has been sent that they take: nothing would wake it up after the last of it.
+        while !self.leaving || self.conns.values().any(Conn::unsent) {
             for ready in self.poll.wait(self.next_deadline())? {
                 self.handle(ready, &mut buffer);
             }
@@ -301,10 +303,7 @@ impl Shim {
             self.shutdown = Some(Shutdown { reply: None, ..shutdown });
             self.reply(owed, strata_wire::Reply::Ok);
         }
-        self.flush();
-        // Nobody waits for this process any more, but clients may still be reading what the containers said last: as long
-        // as it takes them.
-        self.leave = !self.conns.values().any(Conn::unsent);
+        self.leaving = true;
     }
 
     /// Sends what waits, and forgets connections that are over.
