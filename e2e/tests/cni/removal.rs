@@ -8,11 +8,14 @@ use tonic::{Code, Request, Status};
 
 const HELD: &str = "bridge.DEL.before";
 
+/// How long a client waits.
+const PATIENCE: Duration = Duration::from_millis(700);
+
 /// Asks for something that does not come in time, and gives up soon.
 #[track_caller]
 fn give_up<T, A>(message: T, ask: impl FnOnce(Request<T>) -> Result<A, Status>) {
     let mut request = Request::new(message);
-    request.set_timeout(Duration::from_millis(700));
+    request.set_timeout(PATIENCE);
     let late = ask(request).map(drop).expect_err("its plugin still works");
     assert!(matches!(late.code(), Code::DeadlineExceeded | Code::Cancelled), "{late:?}");
 }
@@ -53,7 +56,8 @@ fn what_a_client_has_given_up_is_done_before_stratad_ends() {
         let stop = |_| {
             std::thread::scope(|scope| {
                 let stopped = scope.spawn(|| node.stop());
-                std::thread::sleep(Duration::from_millis(500));
+                // The client has given up by then, and stratad would wait longer.
+                std::thread::sleep(PATIENCE + Duration::from_millis(500));
                 net.switch(&format!("hold.{HELD}"), false);
                 stopped.join().unwrap();
             });
