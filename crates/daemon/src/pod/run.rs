@@ -119,9 +119,9 @@ impl Node {
             NetworkMode::Bridge => Some(self.bridge.name()),
             NetworkMode::Host | NetworkMode::None => None,
         };
-        let taken = self.pods.all().into_iter().filter_map(|pod| pod.record().selinux_level).collect();
+        let taken = || self.pods.all().into_iter().filter_map(|pod| pod.record().selinux_level).collect();
         let asked = linux.security_context.as_ref().and_then(|c| c.selinux_options.as_ref());
-        let selinux_level = self.selinux.level(asked, &taken)?;
+        let selinux_level = self.selinux.level(asked, taken)?;
         Ok(PodRecord {
             version: VERSION,
             id,

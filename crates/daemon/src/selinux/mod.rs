@@ -130,14 +130,15 @@ impl SeLinux {
         Ok(Some(Labels { process: process.map(text), file: file.map(text) }))
     }
 
-    /// The level of a new pod: what it asks for, or a pair of categories that no other has. `None` where nobody needs one.
+    /// The level of a new pod: what it asks for, or a pair of categories that no other has, of which `taken` tells. `None` where
+    /// nobody needs one.
     ///
     /// # Errors
     /// If all pairs are taken.
     pub(crate) fn level(
         &self,
         options: Option<&cri::SeLinuxOption>,
-        taken: &HashSet<String>,
+        taken: impl FnOnce() -> HashSet<String>,
     ) -> Result<Option<String>> {
         if !self.enabled() || !self.multi_level() {
             return Ok(None);
@@ -147,7 +148,7 @@ impl SeLinux {
         }
         let own = self.defaults()?.and_then(|d| d.process.level);
         let sensitivity = own.as_deref().and_then(|l| l.split([':', '-']).next()).unwrap_or("s0");
-        context::categories(sensitivity, taken).map(Some)
+        context::categories(sensitivity, &taken()).map(Some)
     }
 
     /// Whether the loaded policy has levels.
@@ -227,7 +228,7 @@ mod tests {
         for nothing in nothing_asked.into_iter().chain([asked(Some(&unconfined), false)]) {
             assert_eq!(none.labels(&nothing).unwrap(), None);
         }
-        assert_eq!(none.level(Some(&label), &HashSet::new()).unwrap(), None);
+        assert_eq!(none.level(Some(&label), HashSet::new).unwrap(), None);
         let bad = cri::SeLinuxOption { level: "s0,c1".into(), ..Default::default() };
         assert_eq!(none.labels(&asked(Some(&bad), true)).unwrap_err().kind(), Kind::InvalidArgument);
     }
